@@ -1,0 +1,119 @@
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{Name, NodeId, StreamName, Version};
+
+/// What a node measures about itself; sent every 10 s. Counters grow from the runtime's start.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Health {
+    /// Version of this document's form, 1.
+    pub v: u8,
+    /// The node.
+    pub node: NodeId,
+    /// Since the runtime started, in seconds.
+    pub uptime_s: u64,
+    /// Share of one core that the runtime used since the last report, 1.0 is a whole core.
+    pub cpu: f64,
+    /// Resident memory of the runtime in bytes.
+    pub rss_bytes: u64,
+    /// Free space where the data folder lies, in bytes.
+    pub disk_free_bytes: u64,
+    /// Whether the node is ready to serve, and if not, why.
+    pub not_ready: Vec<String>,
+    /// Figures per handler.
+    pub handlers: Vec<HandlerHealth>,
+    /// Figures per model.
+    pub models: Vec<ModelHealth>,
+    /// Figures per stream.
+    pub streams: Vec<StreamHealth>,
+    /// The data connection.
+    pub uplink: UplinkHealth,
+    /// When this was written, in milliseconds since the Unix epoch, by the node's clock.
+    pub time_ms: u64,
+}
+
+/// Figures of one handler version.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct HandlerHealth {
+    /// The handler.
+    pub name: Name,
+    /// Its version.
+    pub version: Version,
+    /// Requests, or batches of a processor.
+    pub requests: u64,
+    /// Answers with a status of 500 and above, and failed batches.
+    pub errors: u64,
+    /// Traps, limits included.
+    pub traps: u64,
+    /// Median latency in microseconds.
+    pub p50_us: u64,
+    /// 99th percentile of the latency in microseconds.
+    pub p99_us: u64,
+    /// Highest memory of an instance in bytes.
+    pub memory_bytes: u64,
+    /// Requests under way.
+    pub in_flight: u64,
+}
+
+/// Figures of one model version.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ModelHealth {
+    /// The model.
+    pub name: Name,
+    /// Its version.
+    pub version: Version,
+    /// Requests.
+    pub requests: u64,
+    /// Requests that failed.
+    pub errors: u64,
+    /// Median latency in microseconds.
+    pub p50_us: u64,
+    /// 99th percentile of the latency in microseconds.
+    pub p99_us: u64,
+    /// Requests that wait.
+    pub queue: u64,
+    /// Sessions.
+    pub sessions: u32,
+    /// Mean number of requests in a run.
+    pub batch_mean: f64,
+}
+
+/// Figures of one stream's buffer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct StreamHealth {
+    /// The stream.
+    pub name: StreamName,
+    /// Records in the buffer.
+    pub depth: u64,
+    /// Their size in bytes.
+    pub bytes: u64,
+    /// Age of the oldest in milliseconds.
+    pub oldest_age_ms: Option<u64>,
+    /// Records that a limit has evicted.
+    pub evicted: u64,
+    /// Epoch of the buffer.
+    pub epoch: u64,
+    /// Sequence of the next record.
+    pub next_seq: u64,
+    /// Highest sequence that the receiver has acknowledged.
+    pub acked_seq: Option<u64>,
+}
+
+/// Figures of the data connection.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct UplinkHealth {
+    /// Whether it stands.
+    pub connected: bool,
+    /// Since when, in milliseconds since the Unix epoch, by the node's clock.
+    pub since_ms: u64,
+    /// Why it does not stand.
+    pub reason: Option<String>,
+    /// Frames that the broker has taken.
+    pub published: u64,
+    /// Frames sent again.
+    pub resent: u64,
+}
