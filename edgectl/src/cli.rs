@@ -1,0 +1,185 @@
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use fleet_api::artifact::{ArtifactKind, Reference};
+use fleet_api::ids::{Name, NodeId};
+use fleet_api::labels::{Selector, parse_label};
+use fleet_api::units::Span;
+
+use crate::output::Format;
+
+/// Operates a fleet of edge runtimes through its control plane.
+#[derive(Debug, Parser)]
+#[command(name = "edgectl", version, propagate_version = true, after_help = AFTER)]
+pub(crate) struct Cli {
+    /// How results are printed.
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_enum,
+        default_value = "table",
+        value_name = "FORMAT"
+    )]
+    pub(crate) output: Format,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const AFTER: &str = "\
+Environment:
+  EDGECTL_CONFIG               where the login is kept (default ~/.config/edgectl/config.toml)
+  EDGECTL_URL, EDGECTL_TOKEN   take the place of the saved address and token
+  EDGECTL_CA                   file with the CA's certificate, takes the place of the saved one
+
+Exit code: 0 done, 1 failed, 2 wrong usage.";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Save where the control plane is and how to prove who you are.
+    Login(LoginArgs),
+    /// Upload a handler or a model as a version that never changes.
+    Push(PushArgs),
+    /// List what has been pushed.
+    Artifacts,
+    /// Apply a deployment file, or every *.toml of a folder.
+    Apply(ApplyArgs),
+    /// List nodes.
+    Nodes {
+        /// Only nodes whose labels match, as in site=plant-07,role!=test.
+        #[arg(short = 'l', long, value_name = "SELECTOR")]
+        selector: Option<Selector>,
+    },
+    /// Show all that is known of a node.
+    Node {
+        /// The node's id.
+        name: NodeId,
+    },
+    /// List deployments and how far their nodes are.
+    Deployments,
+    /// Delete a deployment, or forget a node.
+    #[command(subcommand)]
+    Delete(DeleteCommand),
+    /// Join tokens for new nodes.
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Print a completion script for a shell.
+    Completions {
+        /// Which shell.
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LoginArgs {
+    /// Address of the control plane, such as https://fleet.example:8443.
+    #[arg(required_unless_present = "data_dir")]
+    pub(crate) url: Option<String>,
+    /// File that holds the access token; - reads it from standard input.
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["token", "data_dir"], conflicts_with = "token")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// The access token itself; other users of this machine can see it, prefer --token-file.
+    #[arg(long, value_name = "TOKEN")]
+    pub(crate) token: Option<String>,
+    /// File with the certificate of the control plane's CA.
+    #[arg(long, value_name = "FILE", required_unless_present = "data_dir")]
+    pub(crate) ca: Option<PathBuf>,
+    /// Take address, token and CA from the data folder of a control plane on this machine.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["url", "token", "token_file", "ca"])]
+    pub(crate) data_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PushArgs {
+    /// What the file is.
+    #[arg(value_parser = parse_kind, value_name = "handler|model")]
+    pub(crate) kind: ArtifactKind,
+    /// Its name and version.
+    #[arg(value_name = "NAME:VERSION")]
+    pub(crate) reference: Reference,
+    /// A WebAssembly component, or an ONNX model.
+    pub(crate) file: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ApplyArgs {
+    /// A deployment file, or a folder of them.
+    #[arg(short, long = "file", value_name = "PATH")]
+    pub(crate) file: PathBuf,
+    /// Check and show what would change, but change nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DeleteCommand {
+    /// Take a deployment off its nodes.
+    Deployment {
+        /// The deployment's name.
+        name: Name,
+    },
+    /// Forget a node; its certificate no longer opens anything.
+    Node {
+        /// The node's id.
+        name: NodeId,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenCommand {
+    /// Make a token with which new nodes join; it is shown only once.
+    Create(TokenArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TokenArgs {
+    /// A label for every node that joins with it; may be given several times.
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
+    pub(crate) labels: Vec<(String, String)>,
+    /// How long it may be used.
+    #[arg(long, default_value = "1d", value_name = "SPAN")]
+    pub(crate) ttl: Span,
+    /// How many nodes may join with it.
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) uses: u32,
+}
+
+fn parse_kind(text: &str) -> Result<ArtifactKind, String> {
+    match text {
+        "handler" => Ok(ArtifactKind::Handler),
+        "model" => Ok(ArtifactKind::Model),
+        _ => Err("write handler or model".to_owned()),
+    }
+}
+
+/// Prints the completion script of `shell`.
+pub(crate) fn completions(shell: clap_complete::Shell) -> Result<()> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "edgectl", &mut script);
+    crate::output::emit(&String::from_utf8_lossy(&script))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn login_wants_either_a_data_folder_or_all_three_parts() {
+        let ok =
+            |args: &[&str]| Cli::try_parse_from(["edgectl", "login"].iter().chain(args)).is_ok();
+        assert!(ok(&["--data-dir", "d"]));
+        assert!(ok(&["https://h:1", "--token", "t", "--ca", "c"]));
+        assert!(ok(&["https://h:1", "--token-file", "-", "--ca", "c"]));
+        assert!(!ok(&["https://h:1", "--token", "t"]));
+        assert!(!ok(&["https://h:1", "--ca", "c"]));
+        assert!(!ok(&["--data-dir", "d", "--token", "t"]));
+        assert!(!ok(&[]));
+    }
+}
