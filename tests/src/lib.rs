@@ -1,1 +1,41 @@
-//! placeholder
+//! Whole-system tests: real processes on loopback, driven the way an operator and a device do.
+//!
+//! ```text
+//!  Fleet ─┬─ ControlPlane ─ Process        Edgectl ─ Api   (operator)
+//!         └─ Edge ──────── Process         Device          (sends records, counts acknowledgements)
+//!                                          archive         (reads the Parquet files)
+//! ```
+//!
+//! Everything waits for a condition with a deadline, never for a time to pass.
+
+/// The REST API, as a program would use it.
+pub mod api;
+/// What lies in the archive's Parquet files.
+pub mod archive;
+/// Where the programs and their inputs lie.
+pub mod checkout;
+/// The control plane's process.
+pub mod control_plane;
+/// A device that sends records and counts what was acknowledged.
+pub mod device;
+/// An edge runtime's process.
+pub mod edge;
+/// The operator's command line.
+pub mod edgectl;
+/// A control plane, its nodes and its operator.
+pub mod fleet;
+/// HTTP clients.
+pub mod http;
+/// Child processes that never outlive their owner.
+pub mod process;
+/// Waiting for a condition.
+pub mod wait;
+
+pub use checkout::Checkout;
+pub use control_plane::ControlPlane;
+pub use device::Device;
+pub use edge::Edge;
+pub use edgectl::Edgectl;
+pub use fleet::Fleet;
+pub use process::Process;
+pub use wait::until;

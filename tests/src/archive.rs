@@ -1,0 +1,146 @@
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use parquet::file::reader::{FileReader as _, SerializedFileReader};
+use parquet::record::RowAccessor as _;
+
+use crate::device::Place;
+
+/// What the archive's files hold of one stream of one node: every place with all of its values.
+pub type Contents = BTreeMap<Place, Vec<Vec<u8>>>;
+
+/// How the archive compares with what a device was told.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Audit {
+    /// Records that the device has an acknowledgement for.
+    pub acknowledged: usize,
+    /// Records in the files.
+    pub archived: usize,
+    /// Acknowledged, but not in the files.
+    pub missing: usize,
+    /// In the files more than once.
+    pub duplicates: usize,
+    /// In the files with another content than the device has sent.
+    pub changed: usize,
+}
+
+impl Audit {
+    /// Whether every acknowledged record is there exactly once and unchanged.
+    pub fn is_exactly_once(self) -> bool {
+        self.missing == 0 && self.duplicates == 0 && self.changed == 0
+    }
+
+    /// Compares the files with a device's acknowledgements.
+    pub fn of(acknowledged: &BTreeMap<Place, String>, contents: &Contents) -> Self {
+        let mut audit = Self {
+            acknowledged: acknowledged.len(),
+            archived: contents.values().map(Vec::len).sum(),
+            duplicates: contents.values().filter(|v| v.len() > 1).count(),
+            ..Self::default()
+        };
+        for (place, sent) in acknowledged {
+            match contents.get(place).and_then(|values| values.first()) {
+                None => audit.missing += 1,
+                Some(value) if !same_json(value, sent.as_bytes()) => audit.changed += 1,
+                Some(_) => {}
+            }
+        }
+        audit
+    }
+}
+
+fn same_json(a: &[u8], b: &[u8]) -> bool {
+    let parse = |text| serde_json::from_slice::<serde_json::Value>(text).ok();
+    a == b || (parse(a).is_some() && parse(a) == parse(b))
+}
+
+/// Reads all files of one stream of one node below a control plane's data folder.
+///
+/// # Errors
+/// If a file cannot be read, or holds what belongs to another stream.
+pub fn read(data_dir: &Path, node: &str, stream: &str) -> Result<Contents> {
+    let mut contents = Contents::new();
+    let mut files = Vec::new();
+    collect(&data_dir.join("objects/archive"), &mut files)?;
+    for file in files {
+        read_file(&file, node, stream, &mut contents)
+            .with_context(|| format!("{} cannot be read", file.display()))?;
+    }
+    Ok(contents)
+}
+
+fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
+    if !folder.exists() {
+        return Ok(());
+    }
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            collect(&path, files)?;
+        } else if path.extension().is_some_and(|e| e == "parquet") {
+            files.push(path);
+        }
+    }
+    Ok(())
+}
+
+fn read_file(file: &Path, node: &str, stream: &str, contents: &mut Contents) -> Result<()> {
+    let reader = SerializedFileReader::new(File::open(file)?)?;
+    for row in reader.get_row_iter(None)? {
+        let row = row?;
+        let column = |name: &str| {
+            let at = row.get_column_iter().position(|(column, _)| column == name);
+            at.with_context(|| format!("there is no column {name}"))
+        };
+        if row.get_string(column("node")?)? != node || row.get_string(column("stream")?)? != stream
+        {
+            continue;
+        }
+        let number = |name: &str| -> Result<u64> {
+            let at = column(name)?;
+            match row.get_ulong(at) {
+                Ok(number) => Ok(number),
+                Err(_) => Ok(u64::try_from(row.get_long(at)?)?),
+            }
+        };
+        let value_at = column("value")?;
+        let value = match row.get_bytes(value_at) {
+            Ok(bytes) => bytes.data().to_vec(),
+            Err(_) => row.get_string(value_at)?.clone().into_bytes(),
+        };
+        contents
+            .entry((number("epoch")?, number("seq")?))
+            .or_default()
+            .push(value);
+    }
+    if contents.is_empty() && reader.metadata().file_metadata().num_rows() == 0 {
+        bail!("it has no rows");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_of_loss_is_seen() {
+        let sent: BTreeMap<Place, String> = (1..=4)
+            .map(|seq| ((1, seq), format!("{{\"a\": {seq}}}")))
+            .collect();
+        let value = |seq: u64| format!("{{\"a\":{seq}}}").into_bytes();
+        let good: Contents = (1..=5).map(|seq| ((1, seq), vec![value(seq)])).collect();
+        let audit = Audit::of(&sent, &good);
+        assert!(audit.is_exactly_once(), "{audit:?}");
+        assert_eq!((audit.acknowledged, audit.archived), (4, 5));
+
+        let mut bad = good.clone();
+        bad.remove(&(1, 1));
+        bad.insert((1, 2), vec![value(2), value(2)]);
+        bad.insert((1, 3), vec![value(9)]);
+        let audit = Audit::of(&sent, &bad);
+        assert_eq!((audit.missing, audit.duplicates, audit.changed), (1, 1, 1));
+    }
+}
