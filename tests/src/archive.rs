@@ -2,9 +2,9 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use parquet::file::reader::{FileReader as _, SerializedFileReader};
-use parquet::record::RowAccessor as _;
+use parquet::record::{Row, RowAccessor as _};
 
 use crate::device::Place;
 
@@ -88,37 +88,41 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
 
 fn read_file(file: &Path, node: &str, stream: &str, contents: &mut Contents) -> Result<()> {
     let reader = SerializedFileReader::new(File::open(file)?)?;
+    let schema = reader.metadata().file_metadata().schema();
+    let column = |name: &str| {
+        let at = schema
+            .get_fields()
+            .iter()
+            .position(|field| field.name() == name);
+        at.with_context(|| format!("there is no column {name}"))
+    };
+    let [node_at, stream_at, epoch_at, seq_at, value_at] = [
+        column("node")?,
+        column("stream")?,
+        column("epoch")?,
+        column("seq")?,
+        column("value")?,
+    ];
     for row in reader.get_row_iter(None)? {
         let row = row?;
-        let column = |name: &str| {
-            let at = row.get_column_iter().position(|(column, _)| column == name);
-            at.with_context(|| format!("there is no column {name}"))
-        };
-        if row.get_string(column("node")?)? != node || row.get_string(column("stream")?)? != stream
-        {
+        if row.get_string(node_at)? != node || row.get_string(stream_at)? != stream {
             continue;
         }
-        let number = |name: &str| -> Result<u64> {
-            let at = column(name)?;
-            match row.get_ulong(at) {
-                Ok(number) => Ok(number),
-                Err(_) => Ok(u64::try_from(row.get_long(at)?)?),
-            }
-        };
-        let value_at = column("value")?;
+        let place = (number(&row, epoch_at)?, number(&row, seq_at)?);
         let value = match row.get_bytes(value_at) {
             Ok(bytes) => bytes.data().to_vec(),
             Err(_) => row.get_string(value_at)?.clone().into_bytes(),
         };
-        contents
-            .entry((number("epoch")?, number("seq")?))
-            .or_default()
-            .push(value);
-    }
-    if contents.is_empty() && reader.metadata().file_metadata().num_rows() == 0 {
-        bail!("it has no rows");
+        contents.entry(place).or_default().push(value);
     }
     Ok(())
+}
+
+fn number(row: &Row, at: usize) -> Result<u64> {
+    match row.get_ulong(at) {
+        Ok(number) => Ok(number),
+        Err(_) => Ok(u64::try_from(row.get_long(at)?)?),
+    }
 }
 
 #[cfg(test)]
