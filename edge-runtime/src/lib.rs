@@ -1,1 +1,4 @@
 //! placeholder
+
+pub mod latency;
+pub mod models;

@@ -1,0 +1,420 @@
+//! Local inference: the models of this node, for HTTP clients (Open Inference Protocol v2) and for handlers (wasi:nn)
+//! over the same sessions.
+//!
+//! ```text
+//! HTTP /v2 -> http (routes) -> protocol (bodies) --+
+//! wasi:nn ------------------------------------------+-> Models::infer -> pool (queue, sessions) -> backend -> onnx
+//! deployments -> Models::prepare, Models::switch ---^                    scheduler (permits, threads, deadlines)
+//! ```
+//!
+//! A model is loaded beside what serves ([`Models::prepare`]) and takes part only once the whole table is exchanged
+//! ([`Models::switch`]); a version that is no longer in the table finishes its requests, is dropped, and its memory goes
+//! back to the system.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use fleet_api::health::ModelHealth;
+use fleet_api::ids::{Name, Version};
+
+mod backend;
+mod error;
+mod http;
+mod json;
+mod onnx;
+mod pool;
+mod protocol;
+mod scheduler;
+mod stats;
+mod tensor;
+#[cfg(test)]
+mod tests;
+
+pub use error::ModelError;
+pub use tensor::{DataType, Tensor, TensorError, TensorInfo};
+
+use backend::Backend;
+use pool::LoadedModel;
+use scheduler::Scheduler;
+use stats::FailureReason;
+
+/// How inference runs on this node.
+#[derive(Debug, Clone)]
+pub struct ModelsConfig {
+    /// ONNX Runtime's shared library; looked for in the usual places if none is named.
+    pub library: Option<PathBuf>,
+    /// Runs under way at once, over all models. Default: the number of cores.
+    pub permits: usize,
+    /// Requests that may wait for a model; more are turned away. Default: 128.
+    pub queue: usize,
+    /// Largest request body in bytes. Default: 64 MiB.
+    pub max_body_bytes: usize,
+}
+
+impl Default for ModelsConfig {
+    fn default() -> Self {
+        let permits = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Self {
+            library: None,
+            permits,
+            queue: 128,
+            max_body_bytes: 64 << 20,
+        }
+    }
+}
+
+/// A model to load.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelSpec {
+    /// Its name, as clients ask for it.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// The ONNX file; external data is looked for beside it.
+    pub path: PathBuf,
+    /// The file's digest; a model that serves already under the same name, version and digest is not loaded again.
+    pub digest: Option<String>,
+    /// Copies of the model that run at the same time; 0 stands for 1. More than the permits are never loaded.
+    pub sessions: usize,
+}
+
+/// A loaded and warm model, not yet serving. Cheap to clone.
+#[derive(Clone)]
+pub struct PreparedModel(Arc<LoadedModel>);
+
+impl PreparedModel {
+    /// The model's name.
+    pub fn name(&self) -> &Name {
+        &self.0.name
+    }
+
+    /// Its version.
+    pub fn version(&self) -> &Version {
+        &self.0.version
+    }
+
+    /// The digest it was prepared with.
+    pub fn digest(&self) -> Option<&str> {
+        self.0.digest.as_deref()
+    }
+}
+
+impl fmt::Debug for PreparedModel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PreparedModel({}:{})", self.0.name, self.0.version)
+    }
+}
+
+/// Which way a request came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Via {
+    /// From a client.
+    Http,
+    /// From a handler, through wasi:nn.
+    Wasm,
+}
+
+/// A request to a model.
+#[derive(Debug, Clone)]
+pub struct InferRequest {
+    /// One tensor for each input of the model, in any order.
+    pub inputs: Vec<Tensor>,
+    /// The outputs wanted, in this order; all if empty.
+    pub outputs: Vec<String>,
+    /// Which way it came.
+    pub via: Via,
+    /// When the result is of no use any more: the request leaves the queue, or its run is stopped.
+    pub deadline: Option<Instant>,
+}
+
+/// A model's answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InferResponse {
+    /// The model.
+    pub model: String,
+    /// The version that ran.
+    pub version: String,
+    /// The outputs asked for, or all in the model's order.
+    pub outputs: Vec<Tensor>,
+}
+
+/// What a model takes and gives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelInfo {
+    /// Its name.
+    pub name: String,
+    /// The version described.
+    pub version: String,
+    /// All versions that serve.
+    pub versions: Vec<String>,
+    /// Its inputs.
+    pub inputs: Vec<TensorInfo>,
+    /// Its outputs.
+    pub outputs: Vec<TensorInfo>,
+}
+
+/// The models of this node. Cheap to clone.
+#[derive(Clone)]
+pub struct Models {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    config: ModelsConfig,
+    backend: Result<Box<dyn Backend>, String>,
+    scheduler: Scheduler,
+    table: ArcSwap<Table>,
+}
+
+/// Versions by model, in the order in which they were handed in; the last is the default.
+type Table = HashMap<Name, Vec<Arc<LoadedModel>>>;
+
+impl Models {
+    /// Opens the engine and starts the inference threads. A library that is missing or unusable is not fatal: see
+    /// [`Models::engine_error`].
+    ///
+    /// `ORT_DISABLE_TELEMETRY=1` has to be in the environment before this is called; see `onnx.rs`.
+    pub fn start(config: ModelsConfig) -> Models {
+        let backend = onnx::Onnx::open(config.library.as_deref())
+            .map(|engine| Box::new(engine) as Box<dyn Backend>)
+            .map_err(|error| error.to_string());
+        if let Err(reason) = &backend {
+            tracing::warn!(reason, "this node cannot infer");
+        }
+        Self::with_backend(config, backend)
+    }
+
+    fn with_backend(config: ModelsConfig, backend: Result<Box<dyn Backend>, String>) -> Models {
+        let scheduler = Scheduler::start(config.permits);
+        Models {
+            shared: Arc::new(Shared {
+                config,
+                backend,
+                scheduler,
+                table: ArcSwap::default(),
+            }),
+        }
+    }
+
+    /// Why inference is unavailable, and what to do; none if it is there.
+    pub fn engine_error(&self) -> Option<String> {
+        self.shared.backend.as_ref().err().cloned()
+    }
+
+    /// Loads a model and runs it once on zeros where its shapes permit. Changes nothing that serves.
+    ///
+    /// # Errors
+    /// [`ModelError`] with the engine's reason.
+    pub async fn prepare(&self, spec: ModelSpec) -> Result<PreparedModel, ModelError> {
+        let name = Name::new(spec.name.clone())?;
+        let version = Version::new(spec.version.clone())?;
+        if spec.digest.is_some()
+            && let Some(serving) = self.version(&name, &version)
+            && serving.digest == spec.digest
+        {
+            return Ok(PreparedModel(serving));
+        }
+        let models = self.clone();
+        let load = move || models.load(name, version, &spec);
+        match tokio::task::spawn_blocking(load).await {
+            Ok(loaded) => loaded.map(PreparedModel),
+            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+        }
+    }
+
+    fn load(
+        &self,
+        name: Name,
+        version: Version,
+        spec: &ModelSpec,
+    ) -> Result<Arc<LoadedModel>, ModelError> {
+        let backend = match &self.shared.backend {
+            Ok(backend) => backend,
+            Err(reason) => {
+                return Err(ModelError::EngineUnavailable {
+                    reason: reason.clone(),
+                });
+            }
+        };
+        let config = &self.shared.config;
+        let started = Instant::now();
+        let sessions = spec.sessions.clamp(1, config.permits.max(1));
+        let file = backend
+            .load(&spec.path, sessions)
+            .map_err(|error| ModelError::Load {
+                name: spec.name.clone(),
+                version: spec.version.clone(),
+                path: spec.path.clone(),
+                reason: error.to_string(),
+            })?;
+        let model = LoadedModel::new((name, version, spec.digest.clone()), file, config.queue);
+        model.warm_up()?;
+        let ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        tracing::info!(model = %model.name, version = %model.version, sessions, ms, "model loaded");
+        Ok(Arc::new(model))
+    }
+
+    /// Makes `models` the ones that serve, all at once. Of several versions of a model the last one is its default.
+    /// Versions that are not in it finish their requests and are dropped; hand in again what shall stay.
+    pub fn switch(&self, models: Vec<PreparedModel>) {
+        let mut table = Table::new();
+        for PreparedModel(model) in models {
+            let versions = table.entry(model.name.clone()).or_default();
+            versions.retain(|other| other.version != model.version);
+            versions.push(model);
+        }
+        self.shared.table.store(Arc::new(table));
+    }
+
+    /// Runs a model, its default version if none is named. The request is counted under the model's figures.
+    ///
+    /// # Errors
+    /// [`ModelError`]; [`ModelError::is_client_fault`] tells whose fault it is. Dropping the future stops the run.
+    pub async fn infer(
+        &self,
+        name: &str,
+        version: Option<&str>,
+        request: InferRequest,
+    ) -> Result<InferResponse, ModelError> {
+        let model = self.find(name, version)?;
+        let outputs = model.infer(&self.shared.scheduler, request).await?;
+        Ok(InferResponse {
+            model: model.name.to_string(),
+            version: model.version.to_string(),
+            outputs,
+        })
+    }
+
+    /// The inputs of a model; none if it is not there.
+    pub fn inputs(&self, name: &str, version: Option<&str>) -> Option<Vec<TensorInfo>> {
+        self.find(name, version)
+            .ok()
+            .map(|model| model.inputs.clone())
+    }
+
+    /// What a model takes and gives.
+    ///
+    /// # Errors
+    /// [`ModelError::UnknownModel`] or [`ModelError::UnknownVersion`].
+    pub fn info(&self, name: &str, version: Option<&str>) -> Result<ModelInfo, ModelError> {
+        let table = self.shared.table.load();
+        let model = find_in(&table, name, version)?;
+        let versions = table
+            .get(name)
+            .map(|all| all.iter().map(|model| model.version.to_string()).collect());
+        Ok(ModelInfo {
+            name: model.name.to_string(),
+            version: model.version.to_string(),
+            versions: versions.unwrap_or_default(),
+            inputs: model.inputs.clone(),
+            outputs: model.outputs.clone(),
+        })
+    }
+
+    /// Figures of every version that serves, by name and then by version. A request that does not fit the model is
+    /// its client's error and not counted as the model's.
+    pub fn health(&self) -> Vec<ModelHealth> {
+        let now = Instant::now();
+        let figures = |model: Arc<LoadedModel>| {
+            let stats = &model.stats;
+            let recent = stats.recent.look(&stats.latency, now);
+            let (success, failures) = (stats.success.load(Relaxed), stats.all_failures());
+            let us = |q| u64::try_from(recent.quantile(q).as_micros()).unwrap_or(u64::MAX);
+            ModelHealth {
+                name: model.name.clone(),
+                version: model.version.clone(),
+                requests: success + failures,
+                errors: failures - stats.failures(FailureReason::Other),
+                p50_us: us(0.5),
+                p99_us: us(0.99),
+                queue: model.waiting() as u64,
+                sessions: u32::try_from(model.session_count).unwrap_or(u32::MAX),
+                batch_mean: 1.0,
+            }
+        };
+        self.all().into_iter().map(figures).collect()
+    }
+
+    /// Appends every version's figures in Prometheus's text format, with Triton's names where it has one.
+    pub fn render_metrics(&self, out: &mut String) {
+        let models = self.all();
+        let shown: Vec<_> = models
+            .iter()
+            .map(|model| stats::Shown {
+                name: model.name.as_str(),
+                version: model.version.as_str(),
+                waiting: model.pending(),
+                sessions: model.session_count,
+                stats: &model.stats,
+            })
+            .collect();
+        stats::render(out, &shown);
+    }
+
+    fn all(&self) -> Vec<Arc<LoadedModel>> {
+        let mut all: Vec<_> = self
+            .shared
+            .table
+            .load()
+            .values()
+            .flatten()
+            .cloned()
+            .collect();
+        all.sort_by(|a, b| (&a.name, &a.version).cmp(&(&b.name, &b.version)));
+        all
+    }
+
+    fn version(&self, name: &Name, version: &Version) -> Option<Arc<LoadedModel>> {
+        let table = self.shared.table.load();
+        table
+            .get(name)?
+            .iter()
+            .find(|model| model.version == *version)
+            .cloned()
+    }
+
+    fn find(&self, name: &str, version: Option<&str>) -> Result<Arc<LoadedModel>, ModelError> {
+        let found = find_in(&self.shared.table.load(), name, version).cloned();
+        match (found, &self.shared.backend) {
+            // Without the engine no model is ever loaded: the cause says more than its consequence.
+            (Err(_), Err(reason)) => Err(ModelError::EngineUnavailable {
+                reason: reason.clone(),
+            }),
+            (found, _) => found,
+        }
+    }
+}
+
+fn find_in<'t>(
+    table: &'t Table,
+    name: &str,
+    version: Option<&str>,
+) -> Result<&'t Arc<LoadedModel>, ModelError> {
+    let unknown = || ModelError::UnknownModel {
+        name: name.to_owned(),
+    };
+    let versions = table.get(name).ok_or_else(unknown)?;
+    match version {
+        None => versions.last().ok_or_else(unknown),
+        Some(wanted) => versions
+            .iter()
+            .find(|model| model.version.as_str() == wanted)
+            .ok_or_else(|| {
+                let available = versions
+                    .iter()
+                    .map(|model| model.version.as_str())
+                    .collect::<Vec<_>>()
+                    .join(", ");
+                ModelError::UnknownVersion {
+                    name: name.to_owned(),
+                    version: wanted.to_owned(),
+                    available,
+                }
+            }),
+    }
+}

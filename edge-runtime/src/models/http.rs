@@ -1,0 +1,406 @@
+//! The Open Inference Protocol v2 over HTTP. The paths are listed in [`Models::route`].
+
+use std::error::Error;
+use std::sync::atomic::Ordering::Relaxed;
+
+use ::http::header::{ALLOW, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
+use ::http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use bytes::Bytes;
+use http_body::Body;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use serde_json::{Value, json};
+
+use super::error::ModelError;
+use super::pool::LoadedModel;
+use super::protocol;
+use super::stats::FailureReason;
+use super::tensor::{DataType, TensorInfo};
+use super::{ModelInfo, Models};
+
+/// ONNX models under the name that the protocol's list of platforms gives them.
+const PLATFORM: &str = "onnx_onnxv1";
+const JSON_LENGTH: &str = "inference-header-content-length";
+
+type Answer = Response<Full<Bytes>>;
+
+impl Models {
+    /// Answers every path under `/v2`.
+    pub async fn handle<B>(&self, request: Request<B>) -> Answer
+    where
+        B: Body<Data = Bytes>,
+        B::Error: Into<Box<dyn Error + Send + Sync>>,
+    {
+        let path = request.uri().path().to_owned();
+        let segments: Option<Vec<String>> = path.strip_prefix("/v2").map(|rest| {
+            // "" before the first slash; a trailing slash leaves an empty segment, which matches nothing.
+            rest.split('/').skip(1).map(percent_decoded).collect()
+        });
+        let segments = segments.unwrap_or_default();
+        let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
+        match self.route(&segments, request).await {
+            Ok(answer) => answer,
+            Err(refusal) => refusal.answer(),
+        }
+    }
+
+    async fn route<B>(&self, path: &[&str], request: Request<B>) -> Result<Answer, Refusal>
+    where
+        B: Body<Data = Bytes>,
+        B::Error: Into<Box<dyn Error + Send + Sync>>,
+    {
+        let method = request.method().clone();
+        let get = || expect_method(&method, &[Method::GET, Method::HEAD]);
+        let post = || expect_method(&method, &[Method::POST]);
+        match path {
+            [] => get().map(|()| server()),
+            ["health", "live"] => get().map(|()| ok(&json!({"live": true}))),
+            ["health", "ready"] => get().map(|()| self.server_ready()),
+            ["models", "stats"] => get().map(|()| self.all_stats()),
+            ["repository", "index"] => post().map(|()| self.index()),
+            ["repository", "models", _, "load" | "unload"] => {
+                post().and_then(|()| Err(Refusal::by_deployment()))
+            }
+            ["models", name, rest @ ..] => {
+                let (version, rest) = match rest {
+                    ["versions", version, rest @ ..] => (Some(*version), rest),
+                    rest => (None, rest),
+                };
+                match rest {
+                    [] => get().and_then(|()| self.metadata(name, version)),
+                    ["ready"] => get().and_then(|()| self.model_ready(name, version)),
+                    ["config"] => get().and_then(|()| self.model_config(name, version)),
+                    ["stats"] => get().and_then(|()| self.model_stats(name, version)),
+                    ["infer"] => {
+                        post()?;
+                        self.infer_http(name, version, request).await
+                    }
+                    _ => Err(Refusal::no_path()),
+                }
+            }
+            _ => Err(Refusal::no_path()),
+        }
+    }
+
+    async fn infer_http<B>(
+        &self,
+        name: &str,
+        version: Option<&str>,
+        request: Request<B>,
+    ) -> Result<Answer, Refusal>
+    where
+        B: Body<Data = Bytes>,
+        B::Error: Into<Box<dyn Error + Send + Sync>>,
+    {
+        // Looked up before the body is read, so that a wrong name does not cost a transfer; and kept, so that body and
+        // run meet the same version when models are switched in between.
+        let model = self.find(name, version)?;
+        let (head, body) = request.into_parts();
+        let json_length = json_length(&head.headers)?;
+        let body = read(body, &head.headers, self.shared.config.max_body_bytes).await?;
+        let decoded = protocol::decode(&body, json_length, &model.inputs).inspect_err(|error| {
+            model.stats.came(super::Via::Http);
+            model
+                .stats
+                .failed(FailureReason::of(error), std::time::Duration::ZERO);
+        })?;
+        let outputs = model.infer(&self.shared.scheduler, decoded.request).await?;
+        let (model, version) = (model.name.to_string(), model.version.to_string());
+        let encoded = protocol::encode(
+            &super::InferResponse {
+                model,
+                version,
+                outputs,
+            },
+            &decoded.answer,
+        )?;
+        let mut answer = Response::new(Full::new(encoded.body));
+        let content_type = if let Some(length) = encoded.json_length {
+            answer.headers_mut().insert(JSON_LENGTH, length.into());
+            "application/octet-stream"
+        } else {
+            "application/json"
+        };
+        answer
+            .headers_mut()
+            .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+        Ok(answer)
+    }
+
+    fn server_ready(&self) -> Answer {
+        match self.engine_error() {
+            None => ok(&json!({"ready": true})),
+            Some(reason) => answer(
+                StatusCode::SERVICE_UNAVAILABLE,
+                &json!({"ready": false, "error": reason}),
+            ),
+        }
+    }
+
+    fn metadata(&self, name: &str, version: Option<&str>) -> Result<Answer, Refusal> {
+        self.find(name, version)?;
+        let ModelInfo {
+            name,
+            versions,
+            inputs,
+            outputs,
+            ..
+        } = self.info(name, version)?;
+        let tensors = |infos: &[TensorInfo]| -> Vec<Value> {
+            let one = |t: &TensorInfo| json!({"name": t.name, "datatype": t.datatype.name(), "shape": t.shape});
+            infos.iter().map(one).collect()
+        };
+        let (inputs, outputs) = (tensors(&inputs), tensors(&outputs));
+        let body = json!({"name": name, "versions": versions, "platform": PLATFORM, "inputs": inputs, "outputs": outputs});
+        Ok(ok(&body))
+    }
+
+    fn model_ready(&self, name: &str, version: Option<&str>) -> Result<Answer, Refusal> {
+        let model = self.find(name, version)?;
+        Ok(ok(&json!({"name": model.name.as_str(), "ready": true})))
+    }
+
+    fn model_config(&self, name: &str, version: Option<&str>) -> Result<Answer, Refusal> {
+        let model = self.find(name, version)?;
+        let tensors = |infos: &[TensorInfo]| -> Vec<Value> {
+            let one = |t: &TensorInfo| json!({"name": t.name, "data_type": config_type(t.datatype), "dims": t.shape});
+            infos.iter().map(one).collect()
+        };
+        Ok(ok(&json!({
+            "name": model.name.as_str(),
+            "platform": PLATFORM,
+            "backend": "onnxruntime",
+            "version_policy": {"specific": {"versions": self.info(name, version)?.versions}},
+            // The batch dimension, if there is one, is part of dims.
+            "max_batch_size": 0,
+            "input": tensors(&model.inputs),
+            "output": tensors(&model.outputs),
+            "instance_group": [{"kind": "KIND_CPU", "count": model.session_count}],
+        })))
+    }
+
+    fn model_stats(&self, name: &str, version: Option<&str>) -> Result<Answer, Refusal> {
+        let model = self.find(name, version)?;
+        Ok(ok(&json!({"model_stats": [stats(&model)]})))
+    }
+
+    fn all_stats(&self) -> Answer {
+        let all: Vec<Value> = self.all().iter().map(|model| stats(model)).collect();
+        ok(&json!({"model_stats": all}))
+    }
+
+    fn index(&self) -> Answer {
+        let one = |model: &std::sync::Arc<LoadedModel>| json!({"name": model.name.as_str(), "version": model.version.as_str(), "state": "READY", "reason": ""});
+        ok(&Value::Array(self.all().iter().map(one).collect()))
+    }
+}
+
+fn server() -> Answer {
+    ok(&json!({
+        "name": "edge-runtime",
+        "version": env!("CARGO_PKG_VERSION"),
+        "extensions": ["binary_tensor_data", "model_configuration", "model_repository", "statistics"],
+    }))
+}
+
+fn stats(model: &LoadedModel) -> Value {
+    let s = &model.stats;
+    let runs = s.runs.load(Relaxed);
+    let part = |count: u64, ns: u64| json!({"count": count, "ns": ns});
+    json!({
+        "name": model.name.as_str(),
+        "version": model.version.as_str(),
+        "last_inference": s.last_ms(),
+        "inference_count": runs,
+        "execution_count": runs,
+        "inference_stats": {
+            "success": part(s.success.load(Relaxed), s.success_ns.load(Relaxed)),
+            "fail": part(s.all_failures(), s.failure_ns.load(Relaxed)),
+            "queue": part(runs, s.queue_ns.load(Relaxed)),
+            "compute_input": part(runs, s.input_ns.load(Relaxed)),
+            "compute_infer": part(runs, s.infer_ns.load(Relaxed)),
+            "compute_output": part(runs, s.output_ns.load(Relaxed)),
+            "cache_hit": part(0, 0),
+            "cache_miss": part(0, 0),
+        },
+        "response_stats": {},
+        "batch_stats": [],
+        "memory_usage": [],
+    })
+}
+
+fn config_type(datatype: DataType) -> String {
+    match datatype {
+        DataType::Bytes => "TYPE_STRING".into(),
+        other => format!("TYPE_{other}"),
+    }
+}
+
+fn json_length(headers: &HeaderMap) -> Result<Option<usize>, Refusal> {
+    let Some(value) = headers.get(JSON_LENGTH) else {
+        return Ok(None);
+    };
+    let length = value
+        .to_str()
+        .ok()
+        .and_then(|text| text.trim().parse().ok());
+    let bad = || {
+        ModelError::Request(format!(
+            "Inference-Header-Content-Length is {value:?}, expected a number of bytes"
+        ))
+    };
+    length.map(Some).ok_or_else(|| bad().into())
+}
+
+async fn read<B>(body: B, headers: &HeaderMap, limit: usize) -> Result<Bytes, Refusal>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    if let Some(coding) = headers
+        .get(CONTENT_ENCODING)
+        .filter(|coding| *coding != "identity")
+    {
+        let problem =
+            format!("Content-Encoding {coding:?} is not supported; send the body as it is");
+        return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, problem));
+    }
+    let too_large = || {
+        let problem =
+            format!("the request body is larger than {limit} bytes, the most that is taken");
+        Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, problem)
+    };
+    let length = headers
+        .get(CONTENT_LENGTH)
+        .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    if length.is_some_and(|length| length > limit as u64) {
+        return Err(too_large());
+    }
+    match Limited::new(body, limit).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
+        Err(error) => Err(Refusal::new(
+            StatusCode::BAD_REQUEST,
+            format!("the request body broke off: {error}"),
+        )),
+    }
+}
+
+/// An answer that is no result.
+struct Refusal {
+    status: StatusCode,
+    message: String,
+    allow: Option<HeaderValue>,
+}
+
+impl Refusal {
+    fn new(status: StatusCode, message: impl Into<String>) -> Refusal {
+        Refusal {
+            status,
+            message: message.into(),
+            allow: None,
+        }
+    }
+
+    fn no_path() -> Refusal {
+        Refusal::new(
+            StatusCode::NOT_FOUND,
+            "no such path; models are at /v2/models/<name>[/versions/<version>]",
+        )
+    }
+
+    fn by_deployment() -> Refusal {
+        let problem = "models are loaded and unloaded by deployments, not by clients of the node";
+        Refusal::new(StatusCode::FORBIDDEN, problem)
+    }
+
+    fn answer(self) -> Answer {
+        let mut answer = answer(self.status, &json!({"error": self.message}));
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            answer
+                .headers_mut()
+                .insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        if let Some(allow) = self.allow {
+            answer.headers_mut().insert(ALLOW, allow);
+        }
+        answer
+    }
+}
+
+/// The one place where errors become statuses.
+impl From<ModelError> for Refusal {
+    fn from(error: ModelError) -> Refusal {
+        let status = match &error {
+            ModelError::UnknownModel { .. } | ModelError::UnknownVersion { .. } => {
+                StatusCode::NOT_FOUND
+            }
+            ModelError::Request(_)
+            | ModelError::Tensor { .. }
+            | ModelError::Mismatch(_)
+            | ModelError::Id(_) => StatusCode::BAD_REQUEST,
+            ModelError::Refused { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+            ModelError::EngineUnavailable { .. } | ModelError::QueueFull { .. } => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            ModelError::Deadline { .. } => StatusCode::GATEWAY_TIMEOUT,
+            ModelError::Failed { .. } | ModelError::Load { .. } | ModelError::WarmUp { .. } => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
+        };
+        Refusal::new(status, error.to_string())
+    }
+}
+
+fn expect_method(method: &Method, allowed: &[Method]) -> Result<(), Refusal> {
+    if allowed.contains(method) {
+        return Ok(());
+    }
+    let names = allowed
+        .iter()
+        .map(Method::as_str)
+        .collect::<Vec<_>>()
+        .join(", ");
+    let mut refusal = Refusal::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        format!("{method} is not allowed here, use {names}"),
+    );
+    refusal.allow = HeaderValue::from_str(&names).ok();
+    Err(refusal)
+}
+
+fn ok(body: &Value) -> Answer {
+    answer(StatusCode::OK, body)
+}
+
+fn answer(status: StatusCode, body: &Value) -> Answer {
+    let mut answer = Response::new(Full::new(Bytes::from(body.to_string())));
+    *answer.status_mut() = status;
+    answer
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    answer
+}
+
+/// Undoes percent-encoding; what is no valid escape, or would be no UTF-8, stays as it is.
+fn percent_decoded(segment: &str) -> String {
+    let mut bytes = Vec::with_capacity(segment.len());
+    let mut rest = segment.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        let digit = |at: usize| {
+            after
+                .get(at)
+                .and_then(|byte| char::from(*byte).to_digit(16))
+        };
+        match (first, digit(0), digit(1)) {
+            (b'%', Some(high), Some(low)) => {
+                bytes.push(u8::try_from(high * 16 + low).unwrap_or(b'%'));
+                rest = &after[2..];
+            }
+            _ => {
+                bytes.push(*first);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8(bytes).unwrap_or_else(|_| segment.to_owned())
+}
