@@ -1,0 +1,27 @@
+//! What a handler written in Rust needs beside the standard library.
+//!
+//! ```text
+//!   HTTP request ─► http::Handler ─┬─► model::Model   (wasi:nn)
+//!   stream batch ─► stream::Handler┘   config::value  (wasi:config)
+//! ```
+//!
+//! A guest is a `cdylib` for `wasm32-wasip2`. It implements [`http::Handler`]
+//! and calls [`http_handler!`], or implements [`stream::Handler`] and calls
+//! [`stream_handler!`].
+
+pub mod config;
+pub mod http;
+pub mod model;
+pub mod stream;
+
+#[doc(hidden)]
+pub use wasip2;
+
+/// The bindings of `wit/capabilities.wit`.
+mod capabilities {
+    wit_bindgen::generate!({
+        path: "../wit",
+        world: "capabilities",
+        generate_all,
+    });
+}
