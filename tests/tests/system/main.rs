@@ -1,0 +1,18 @@
+//! The whole system, as its users meet it: real processes, real modules and models.
+//!
+//! One binary, so that it is linked once; a module per story.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod changed_artifact;
+mod fixtures;
+mod full_disk;
+mod joining;
+mod killed;
+mod missing_library;
+mod offline;
+mod refused_artifacts;
+mod refused_deployments;
+mod refused_starts;
+mod registry_clients;
+mod silence;
+mod whole_way;
