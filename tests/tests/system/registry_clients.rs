@@ -41,11 +41,12 @@ async fn oras_pushes_and_pulls_a_handler_and_a_model() -> Result<()> {
     let python = Checkout::artifact("venv/bin/python")?;
     let registry = fleet
         .control
-        .registry()
+        .url()
         .rsplit('/')
         .next()
         .context("HOST:PORT")?
         .to_owned();
+    let ca = fleet.control.ca();
     let script = Checkout::root().join("tests/clients/oras_push_pull.py");
     let token = fleet.api()?.token().to_owned();
     for (kind, name, file) in [
@@ -56,7 +57,9 @@ async fn oras_pushes_and_pulls_a_handler_and_a_model() -> Result<()> {
         std::fs::create_dir(&out)?;
         run(Command::new(&python)
             .arg(&script)
-            .args([&registry, &token, kind, name])
+            .arg(&registry)
+            .arg(&ca)
+            .args([&token, kind, name])
             .arg(&file)
             .arg(&out))
         .await?;
