@@ -1,1 +1,74 @@
-fn main() {}
+//! Figures of the programs as they are built, each beside what it can be compared with.
+//!
+//! Rounds of compared programs alternate, so that a busy machine slows both; medians are told.
+
+mod inference;
+mod ingest;
+mod memory;
+mod program;
+mod report;
+mod start;
+mod throughput;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::report::Report;
+
+/// Measures the edge runtime and the control plane on this machine.
+#[derive(Debug, Parser)]
+struct Args {
+    /// Rounds of each measurement; the median is told.
+    #[arg(long, global = true, default_value_t = 5)]
+    rounds: usize,
+    /// Also write the figures as JSON.
+    #[arg(long, global = true, value_name = "FILE")]
+    json: Option<std::path::PathBuf>,
+    /// Build wasmtime 48 first if it is not there; takes half an hour.
+    #[arg(long, global = true)]
+    with_wasmtime: bool,
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Clone, Copy, Subcommand)]
+enum What {
+    /// Everything.
+    Summary,
+    /// Resident memory of idle programs.
+    Memory,
+    /// From the start of the process to its first answer.
+    Start,
+    /// Requests per second of a small handler.
+    Throughput,
+    /// Time of an inference over HTTP.
+    Inference,
+    /// Records per second that are on disk before their answer.
+    Ingest,
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let args = Args::parse();
+    if args.with_wasmtime {
+        program::install_wasmtime().await?;
+    }
+    let (rounds, mut report) = (args.rounds.max(1), Report::new());
+    let wants = |what: fn(What) -> bool| matches!(args.what, What::Summary) || what(args.what);
+    if wants(|w| matches!(w, What::Memory)) {
+        memory::measure(rounds, &mut report).await?;
+    }
+    if wants(|w| matches!(w, What::Start)) {
+        start::measure(rounds, &mut report).await?;
+    }
+    if wants(|w| matches!(w, What::Throughput)) {
+        throughput::measure(rounds, &mut report).await?;
+    }
+    if wants(|w| matches!(w, What::Inference)) {
+        inference::measure(rounds, &mut report).await?;
+    }
+    if wants(|w| matches!(w, What::Ingest)) {
+        ingest::measure(rounds, &mut report).await?;
+    }
+    report.print(args.json.as_deref())
+}
