@@ -165,7 +165,7 @@ fn tls(ca: &str) -> Result<rustls::ClientConfig> {
             .context("the CA's certificate is not usable")?;
     }
     if roots.is_empty() {
-        bail!("the CA file holds no certificate: give the control plane's ca.pem");
+        bail!("the CA file holds no certificate: give the control plane's ca/ca.pem");
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     Ok(rustls::ClientConfig::builder_with_provider(provider)

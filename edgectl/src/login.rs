@@ -49,10 +49,10 @@ fn from_data_folder(folder: &Path) -> Result<Session> {
     let endpoint: Endpoint = serde_json::from_str(&endpoint).with_context(hint)?;
     Ok(Session {
         url: session::trim(&endpoint.url),
-        token: session::read(&folder.join("admin.token"))?
+        token: session::read(&folder.join("admin-token"))?
             .trim()
             .to_owned(),
-        ca: session::read(&folder.join("ca.pem"))?,
+        ca: session::read(&folder.join("ca/ca.pem"))?,
     })
 }
 

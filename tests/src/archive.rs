@@ -100,7 +100,7 @@ fn read_file(file: &Path, node: &str, stream: &str, contents: &mut Contents) -> 
         column("node")?,
         column("stream")?,
         column("epoch")?,
-        column("seq")?,
+        column("sequence")?,
         column("value")?,
     ];
     for row in reader.get_row_iter(None)? {

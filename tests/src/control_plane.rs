@@ -73,11 +73,8 @@ impl ControlPlane {
         self.url = field("url")?;
         self.registry = field("registry_http")?;
         let host_port = |url: &str| url.rsplit('/').next().unwrap_or(url).to_owned();
-        self.addresses = [
-            host_port(&self.url),
-            field("mqtt")?,
-            host_port(&self.registry),
-        ];
+        let mqtt = format!("{}:{}", field("mqtt_host")?, endpoint["mqtt_port"]);
+        self.addresses = [host_port(&self.url), mqtt, host_port(&self.registry)];
         self.process = Some(process);
         Ok(())
     }
@@ -137,7 +134,7 @@ impl ControlPlane {
 
     /// The certificate of its CA.
     pub fn ca(&self) -> PathBuf {
-        self.data_dir.join("ca.pem")
+        self.data_dir.join("ca/ca.pem")
     }
 
     /// Its log.
@@ -150,7 +147,7 @@ impl ControlPlane {
     /// # Errors
     /// If its CA or token cannot be read.
     pub fn api(&self) -> Result<Api> {
-        let token = std::fs::read_to_string(self.data_dir.join("admin.token"))?;
+        let token = std::fs::read_to_string(self.data_dir.join("admin-token"))?;
         Ok(Api::new(
             http::pinned(&self.ca())?,
             self.url.clone(),

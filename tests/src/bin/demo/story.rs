@@ -297,7 +297,7 @@ impl Story {
         let folder = self.fleet.control.data_dir().display();
         let edgectl = Checkout::program("edgectl")?;
         println!(
-            "\ncontrol plane {}, its token is in {folder}/admin.token",
+            "\ncontrol plane {}, its token is in {folder}/admin-token",
             self.fleet.control.url()
         );
         println!(
