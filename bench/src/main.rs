@@ -27,8 +27,9 @@ struct Args {
     /// Build wasmtime 48 first if it is not there; takes half an hour.
     #[arg(long, global = true)]
     with_wasmtime: bool,
+    /// What to measure; everything if it is not named.
     #[command(subcommand)]
-    what: What,
+    what: Option<What>,
 }
 
 #[derive(Debug, Clone, Copy, Subcommand)]
@@ -54,7 +55,8 @@ async fn main() -> Result<()> {
         program::install_wasmtime().await?;
     }
     let (rounds, mut report) = (args.rounds.max(1), Report::new());
-    let wants = |what: fn(What) -> bool| matches!(args.what, What::Summary) || what(args.what);
+    let asked = args.what.unwrap_or(What::Summary);
+    let wants = |what: fn(What) -> bool| matches!(asked, What::Summary) || what(asked);
     if wants(|w| matches!(w, What::Memory)) {
         memory::measure(rounds, &mut report).await?;
     }

@@ -71,7 +71,7 @@ fn from_arguments(args: LoginArgs) -> Result<Session> {
         (None, None) => bail!("give --token-file FILE"),
     };
     if token.trim().is_empty() {
-        bail!("the token is empty: give the content of the control plane's admin.token");
+        bail!("the token is empty: give the content of the control plane's admin-token");
     }
     Ok(Session {
         url: session::trim(&url),

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use parquet::file::reader::{FileReader as _, SerializedFileReader};
 use parquet::record::{Row, RowAccessor as _};
 
@@ -63,7 +63,8 @@ fn same_json(a: &[u8], b: &[u8]) -> bool {
 pub fn read(data_dir: &Path, node: &str, stream: &str) -> Result<Contents> {
     let mut contents = Contents::new();
     let mut files = Vec::new();
-    collect(&data_dir.join("objects/archive"), &mut files)?;
+    let folder = format!("objects/archive/stream={stream}/node={node}");
+    collect(&data_dir.join(folder), &mut files)?;
     for file in files {
         read_file(&file, node, stream, &mut contents)
             .with_context(|| format!("{} cannot be read", file.display()))?;
@@ -105,9 +106,8 @@ fn read_file(file: &Path, node: &str, stream: &str, contents: &mut Contents) -> 
     ];
     for row in reader.get_row_iter(None)? {
         let row = row?;
-        if row.get_string(node_at)? != node || row.get_string(stream_at)? != stream {
-            continue;
-        }
+        let (of, on) = (row.get_string(node_at)?, row.get_string(stream_at)?);
+        ensure!(of == node && on == stream, "it has a row of {on} of {of}");
         let place = (number(&row, epoch_at)?, number(&row, seq_at)?);
         let value = match row.get_bytes(value_at) {
             Ok(bytes) => bytes.data().to_vec(),

@@ -7,7 +7,7 @@ use tokio::process::Command;
 
 /// A tool that the long run builds; the short run goes without.
 fn wkg() -> Option<PathBuf> {
-    let named = std::env::var_os("FLEET_TESTS_WKG").map(PathBuf::from);
+    let named = std::env::var_os("FLEET_WKG").map(PathBuf::from);
     named.or_else(|| Checkout::artifact("tools/bin/wkg").ok())
 }
 
