@@ -1,4 +1,6 @@
 //! placeholder
 
+mod buffer;
 pub mod latency;
 pub mod models;
+pub mod streams;

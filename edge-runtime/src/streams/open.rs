@@ -1,0 +1,137 @@
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use fleet_api::frame::{Body, Gap, GapReason};
+
+use super::group::{GAP_BYTES, encode_gap};
+use super::read::{Found, look};
+use super::state::{
+    CURSOR_NOTES, Cursors, Published, STREAM_NOTES, Shared, StreamNote, StreamState, stream_note,
+};
+use crate::buffer::{
+    self, Bounds, BufferConfig, BufferError, Changes, Durability, FrameStore, Space,
+};
+
+/// Numbers that are skipped after a lost tail, for what was appended after the
+/// bounds were last written: more than a node appends in that time.
+const SKIP: u64 = 1 << 20;
+
+/// Opens the buffer and reads the streams' states; no frame but the oldest of
+/// each stream is read.
+pub(super) fn open(
+    dir: &Path,
+    config: &BufferConfig,
+) -> Result<(Arc<Shared>, BTreeMap<String, StreamState>, Space), BufferError> {
+    let opened = buffer::open(dir, config)?;
+    if let Some((path, reason)) = &opened.quarantined {
+        tracing::error!(
+            path = %path.display(), reason, epoch = opened.epoch,
+            "the buffer was damaged and has been set aside; what it held is lost unless recovered from there"
+        );
+    }
+    let store = opened.store;
+    let damaged = |what: &str| BufferError::Damaged {
+        path: dir.to_owned(),
+        reason: format!("{what} cannot be read"),
+    };
+
+    let mut states = BTreeMap::new();
+    for (key, value) in store.notes(STREAM_NOTES)? {
+        let name = String::from_utf8(key[STREAM_NOTES.len()..].to_vec())
+            .map_err(|_| damaged("a stream's name"))?;
+        let note: StreamNote =
+            serde_json::from_slice(&value).map_err(|_| damaged("a stream's state"))?;
+        let mut state = note.state;
+        state.id = note.id;
+        states.insert(name, state);
+    }
+    let mut cursors = Cursors::new();
+    for (key, value) in store.notes(CURSOR_NOTES)? {
+        let cursor = || {
+            let key = std::str::from_utf8(&key[CURSOR_NOTES.len()..]).ok()?;
+            let (processor, stream) = key.split_once('/')?;
+            let at = std::str::from_utf8(&value).ok()?.parse().ok()?;
+            Some(((processor.to_owned(), stream.to_owned()), at))
+        };
+        let (key, at) = cursor().ok_or_else(|| damaged("a processor's cursor"))?;
+        cursors.insert(key, at);
+    }
+    if let Some(bounds) = Bounds::load(dir)
+        && bounds.epoch == opened.epoch
+    {
+        skip_lost_tails(store.as_ref(), &bounds, &mut states)?;
+    }
+    for (name, state) in &mut states {
+        state.oldest_ms = oldest(store.as_ref(), name, state)?;
+    }
+
+    let published = Published {
+        states: states.clone(),
+        cursors,
+    };
+    let shared = Shared::new(dir.to_owned(), opened.epoch, store, published);
+    Ok((Arc::new(shared), states, opened.space))
+}
+
+/// Where the store is shorter than it was, its numbers may be known elsewhere:
+/// a gap takes their place.
+fn skip_lost_tails(
+    store: &dyn FrameStore,
+    bounds: &Bounds,
+    states: &mut BTreeMap<String, StreamState>,
+) -> Result<(), BufferError> {
+    let mut changes = Changes::default();
+    for (name, &next) in &bounds.next {
+        let id = states.values().map(|s| s.id).max().unwrap_or(0) + 1;
+        let state = states
+            .entry(name.clone())
+            .or_insert_with(|| StreamState::new(id));
+        if next <= state.next {
+            continue;
+        }
+        let lost = next - state.next;
+        tracing::error!(
+            stream = %name, lost,
+            "the buffer came back without its newest records: skipping their numbers"
+        );
+        let gap = Gap {
+            last: next.saturating_add(SKIP),
+            reason: GapReason::Damaged,
+            lost,
+        };
+        let frame = encode_gap(bounds.epoch, name, state.next, gap);
+        changes.put.push((state.id, state.next, frame));
+        state.bytes += GAP_BYTES;
+        state.evicted += lost;
+        state.next = gap.last + 1;
+        changes.notes.push(stream_note(name, state));
+    }
+    if changes.is_empty() {
+        return Ok(());
+    }
+    store.commit(&changes, Durability::Durable)
+}
+
+/// Time of the oldest record, unless the place is damaged.
+pub(super) fn oldest(
+    store: &dyn FrameStore,
+    name: &str,
+    state: &StreamState,
+) -> Result<Option<u64>, BufferError> {
+    let mut at = state.low;
+    // At most one gap lies at the head.
+    for _ in 0..2 {
+        if at >= state.next {
+            return Ok(None);
+        }
+        match look(store, name, state.id, at)? {
+            Found::Frame(out) => match &out.frame.body {
+                Body::Records(records) => return Ok(records.first().map(|r| r.time_ms)),
+                Body::Gap(gap) => at = gap.last + 1,
+            },
+            Found::Damaged { .. } | Found::Hole { .. } => return Ok(None),
+        }
+    }
+    Ok(None)
+}

@@ -1,0 +1,428 @@
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use fleet_api::frame::{GapReason, Record};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use super::group::{Group, Refusal};
+use super::open::oldest;
+use super::state::{Cursors, Shared, StreamState};
+use super::{AppendError, Appended, now_ms};
+use crate::buffer::{Bounds, BufferError, Durability, Space};
+
+/// Commands that one commit takes at most.
+const GROUP_COMMANDS: usize = 1_024;
+/// Bytes of records that one commit takes at most.
+const GROUP_BYTES: usize = 4 << 20;
+/// How often age limits and bounds are looked after.
+const TICK: Duration = Duration::from_secs(1);
+
+/// A command's place in the queue, given back when it is dropped.
+pub(super) type Queued = OwnedSemaphorePermit;
+type Reply<T> = oneshot::Sender<Result<T, AppendError>>;
+
+/// What the writer is asked to do.
+pub(super) enum Command {
+    Append {
+        stream: String,
+        records: Vec<Record>,
+        reply: Reply<Appended>,
+        queued: Queued,
+    },
+    Process {
+        processor: String,
+        stream: String,
+        upto: u64,
+        outputs: Vec<(String, Vec<Record>)>,
+        reply: Reply<()>,
+        queued: Queued,
+    },
+    Release {
+        stream: String,
+        epoch: u64,
+        upto: u64,
+        reply: Option<oneshot::Sender<()>>,
+    },
+    Repair {
+        stream: String,
+        seq: u64,
+        reason: Option<GapReason>,
+        reply: Reply<()>,
+    },
+    Configured,
+    Close,
+}
+
+/// The thread that makes every change.
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    states: BTreeMap<String, StreamState>,
+    cursors: Cursors,
+    space: Space,
+    received: Receiver<Command>,
+    waiting: VecDeque<Command>,
+    /// Streams in which there may be more to free than one group does.
+    to_free: BTreeSet<String>,
+    ticked: Instant,
+    bounds: Bounds,
+    closing: bool,
+}
+
+/// What is answered once the group is durable.
+enum Answer {
+    Appended(Reply<Appended>, Appended, Queued),
+    Done(Reply<()>, Option<Queued>),
+    Released(oneshot::Sender<()>),
+}
+
+impl Writer {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        states: BTreeMap<String, StreamState>,
+        space: Space,
+        received: Receiver<Command>,
+    ) -> Self {
+        let cursors = shared.published().cursors.clone();
+        let bounds = Bounds::default();
+        Self {
+            to_free: states.keys().cloned().collect(),
+            shared,
+            states,
+            cursors,
+            space,
+            received,
+            waiting: VecDeque::new(),
+            ticked: Instant::now(),
+            bounds,
+            closing: false,
+        }
+    }
+
+    /// Runs until it is closed or all handles are gone.
+    pub(super) fn run(mut self) {
+        let ended = catch_unwind(AssertUnwindSafe(|| self.work()));
+        if ended.is_err() {
+            self.fail("the writer panicked".to_owned());
+        }
+        self.shared.notify();
+    }
+
+    fn work(&mut self) {
+        while self.collect() {
+            self.group();
+            if self.ticked.elapsed() >= TICK {
+                self.tick();
+            }
+        }
+        self.save_bounds();
+    }
+
+    /// Waits for something to do; false when it is time to end.
+    fn collect(&mut self) -> bool {
+        if self.waiting.is_empty() && self.to_free.is_empty() {
+            if self.closing {
+                return false;
+            }
+            match self
+                .received
+                .recv_timeout(TICK.saturating_sub(self.ticked.elapsed()))
+            {
+                Ok(command) => self.take(command),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return false,
+            }
+        }
+        while self.waiting.len() < GROUP_COMMANDS {
+            let Ok(command) = self.received.try_recv() else {
+                break;
+            };
+            self.take(command);
+        }
+        true
+    }
+
+    fn take(&mut self, command: Command) {
+        match command {
+            Command::Close => self.closing = true,
+            // A processor may be gone: what it held back can be freed.
+            Command::Configured => self.to_free.extend(self.states.keys().cloned()),
+            command => self.waiting.push_back(command),
+        }
+    }
+
+    /// Plans what waits, commits it, answers.
+    fn group(&mut self) {
+        let specs = self.shared.specs();
+        let mut group = Group::new(
+            self.shared.store.as_ref(),
+            self.shared.epoch,
+            &specs,
+            &mut self.states,
+            &mut self.cursors,
+        );
+        let mut answers = Vec::new();
+        let mut short = None;
+        let mut bytes = 0;
+        let mut free = std::mem::take(&mut self.to_free);
+        let failed = self.shared.failed.get();
+
+        while let Some(command) = self.waiting.pop_front() {
+            if bytes > GROUP_BYTES {
+                self.waiting.push_front(command);
+                break;
+            }
+            if let Some(reason) = failed {
+                refuse(command, BufferError::Failed(reason.clone()).into());
+                continue;
+            }
+            let takes_space = matches!(command, Command::Append { .. } | Command::Process { .. });
+            if takes_space && *short.get_or_insert_with(|| self.space.is_short()) {
+                let free = self.space.free_bytes();
+                refuse(command, AppendError::NoSpace { free });
+                continue;
+            }
+            match command {
+                Command::Append {
+                    stream,
+                    records,
+                    reply,
+                    queued,
+                } => match group.append(&stream, &records) {
+                    Ok(appended) => {
+                        bytes += records.iter().map(Record::encoded_bytes).sum::<usize>();
+                        answers.push(Answer::Appended(reply, appended, queued));
+                    }
+                    Err(Refusal::Append(error)) => drop(reply.send(Err(error))),
+                    Err(Refusal::NeedsCommit) => {
+                        self.waiting.push_front(Command::Append {
+                            stream,
+                            records,
+                            reply,
+                            queued,
+                        });
+                        break;
+                    }
+                },
+                Command::Process {
+                    processor,
+                    stream,
+                    upto,
+                    outputs,
+                    reply,
+                    queued,
+                } => match group.process(&processor, &stream, upto, &outputs) {
+                    Ok(()) => {
+                        free.insert(stream);
+                        answers.push(Answer::Done(reply, Some(queued)));
+                    }
+                    Err(Refusal::Append(error)) => drop(reply.send(Err(error))),
+                    Err(Refusal::NeedsCommit) => {
+                        self.waiting.push_front(Command::Process {
+                            processor,
+                            stream,
+                            upto,
+                            outputs,
+                            reply,
+                            queued,
+                        });
+                        break;
+                    }
+                },
+                Command::Release {
+                    stream,
+                    epoch,
+                    upto,
+                    reply,
+                } => {
+                    let current = epoch == self.shared.epoch;
+                    if current && group.acknowledge(&stream, upto).is_err() {
+                        self.waiting.push_front(Command::Release {
+                            stream,
+                            epoch,
+                            upto,
+                            reply,
+                        });
+                        break;
+                    }
+                    free.insert(stream);
+                    answers.extend(reply.map(Answer::Released));
+                }
+                Command::Repair {
+                    stream,
+                    seq,
+                    reason,
+                    reply,
+                } => match group.repair(&stream, seq, reason) {
+                    Ok(()) => answers.push(Answer::Done(reply, None)),
+                    Err(Refusal::Append(error)) => drop(reply.send(Err(error))),
+                    Err(Refusal::NeedsCommit) => {
+                        self.waiting.push_front(Command::Repair {
+                            stream,
+                            seq,
+                            reason,
+                            reply,
+                        });
+                        break;
+                    }
+                },
+                Command::Configured | Command::Close => {}
+            }
+        }
+        if failed.is_none() {
+            for stream in free {
+                match group.free(&stream) {
+                    Ok(false) => {}
+                    Ok(true) | Err(Refusal::NeedsCommit) => {
+                        self.to_free.insert(stream);
+                    }
+                    Err(Refusal::Append(error)) => {
+                        tracing::error!(stream, %error, "cannot free forwarded records");
+                    }
+                }
+            }
+        }
+
+        let planned = group.finish();
+        let durability = if planned.durable {
+            Durability::Durable
+        } else {
+            Durability::Lazy
+        };
+        if !planned.changes.is_empty()
+            && let Err(error) = self.shared.store.commit(&planned.changes, durability)
+        {
+            tracing::error!(%error, "cannot write to the buffer");
+            self.fail(error.to_string());
+            answers.into_iter().for_each(|answer| answer.fail(&error));
+            return;
+        }
+        if !planned.touched.is_empty() || planned.durable {
+            self.publish(&planned.touched);
+        }
+        answers.into_iter().for_each(Answer::send);
+        self.shared.notify();
+    }
+
+    fn publish(&mut self, touched: &BTreeSet<String>) {
+        for name in touched {
+            let Some(state) = self.states.get_mut(name) else {
+                continue;
+            };
+            match oldest(self.shared.store.as_ref(), name, state) {
+                Ok(time_ms) => state.oldest_ms = time_ms,
+                Err(error) => tracing::error!(stream = %name, %error, "cannot read the buffer"),
+            }
+        }
+        let mut published = self.shared.published();
+        for name in touched {
+            if let Some(state) = self.states.get(name) {
+                published.states.insert(name.clone(), state.clone());
+            }
+        }
+        published.cursors.clone_from(&self.cursors);
+    }
+
+    fn tick(&mut self) {
+        self.ticked = Instant::now();
+        if self.shared.failed.get().is_none() {
+            self.expire();
+        }
+        self.save_bounds();
+    }
+
+    fn expire(&mut self) {
+        let specs = self.shared.specs();
+        let mut group = Group::new(
+            self.shared.store.as_ref(),
+            self.shared.epoch,
+            &specs,
+            &mut self.states,
+            &mut self.cursors,
+        );
+        if let Err(error) = group.expire(now_ms()) {
+            tracing::error!(?error, "cannot evict old records");
+        }
+        let planned = group.finish();
+        if planned.changes.is_empty() {
+            return;
+        }
+        if let Err(error) = self
+            .shared
+            .store
+            .commit(&planned.changes, Durability::Durable)
+        {
+            tracing::error!(%error, "cannot write to the buffer");
+            self.fail(error.to_string());
+            return;
+        }
+        self.publish(&planned.touched);
+        self.shared.notify();
+    }
+
+    fn save_bounds(&mut self) {
+        let bounds = Bounds {
+            epoch: self.shared.epoch,
+            next: self
+                .states
+                .iter()
+                .map(|(name, state)| (name.clone(), state.next))
+                .collect(),
+        };
+        if bounds == self.bounds || self.shared.failed.get().is_some() {
+            return;
+        }
+        match bounds.save(&self.shared.dir) {
+            Ok(()) => self.bounds = bounds,
+            Err(error) => tracing::warn!(%error, "cannot note the streams' bounds"),
+        }
+    }
+
+    fn fail(&self, reason: String) {
+        let _ = self.shared.failed.set(reason);
+        self.shared.notify();
+    }
+}
+
+impl Answer {
+    fn send(self) {
+        // Whoever asked may be gone; the records are stored all the same.
+        match self {
+            Self::Appended(reply, appended, queued) => {
+                drop(queued);
+                let _ = reply.send(Ok(appended));
+            }
+            Self::Done(reply, queued) => {
+                drop(queued);
+                let _ = reply.send(Ok(()));
+            }
+            Self::Released(reply) => drop(reply.send(())),
+        }
+    }
+
+    fn fail(self, error: &BufferError) {
+        let error = AppendError::Buffer(error.clone());
+        match self {
+            Self::Appended(reply, ..) => drop(reply.send(Err(error))),
+            Self::Done(reply, _) => drop(reply.send(Err(error))),
+            Self::Released(reply) => drop(reply.send(())),
+        }
+    }
+}
+
+fn refuse(command: Command, error: AppendError) {
+    match command {
+        Command::Append { reply, .. } => drop(reply.send(Err(error))),
+        Command::Process { reply, .. } | Command::Repair { reply, .. } => {
+            drop(reply.send(Err(error)));
+        }
+        Command::Release { reply, .. } => {
+            if let Some(reply) = reply {
+                let _ = reply.send(());
+            }
+        }
+        Command::Configured | Command::Close => {}
+    }
+}
