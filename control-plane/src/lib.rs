@@ -1,1 +1,34 @@
-//! placeholder
+//! The control plane: what shall run where, and what comes back.
+//!
+//! ```text
+//!  publisher ─► http ─► registry ─► inspect          objects (blobs, archive)
+//!                          │                              ▲
+//!  operator ──► http ─► fleet: store ─► planner       archive ◄──┐
+//!                          │ reconcile     ▲ ingest       │      │
+//!                          ▼               │              ▼      │
+//!                       broker: desired  reported      watermark frames
+//!                          ▼               ▲              ▼      ▲
+//!                       edge runtimes, each held to its own topics
+//! ```
+//!
+//! `app` puts the parts together; every other module knows only what it is given.
+
+mod app;
+mod archive;
+mod authority;
+mod broker;
+mod cli;
+mod clock;
+mod config;
+mod data_dir;
+mod fleet;
+mod http;
+mod inspect;
+mod members;
+mod registry;
+mod secret;
+mod tls;
+
+pub use app::{App, AppError, Endpoint, shutdown_signal};
+pub use cli::Cli;
+pub use config::{ArchiveConfig, CertificatesConfig, Config, ConfigError, LimitsConfig};

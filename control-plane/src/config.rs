@@ -1,0 +1,244 @@
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use fleet_api::strict::{self, StrictError};
+use fleet_api::units::{ByteSize, Span};
+use serde::{Deserialize, Serialize};
+
+/// The control plane's configuration. Every key may be left out.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    /// Folder for everything that is kept. Default `control-plane-data`.
+    pub data_dir: PathBuf,
+    /// Address for HTTPS. Default 127.0.0.1:8443.
+    pub listen: SocketAddr,
+    /// Address for MQTT over TLS. Default 127.0.0.1:8883.
+    pub mqtt_listen: SocketAddr,
+    /// Host by which nodes and operators reach this process. Default: the address of `listen`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub public_host: Option<String>,
+    /// Loopback address for the registry over plain HTTP. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub registry_http_listen: Option<SocketAddr>,
+    /// Bounds on what clients may use.
+    pub limits: LimitsConfig,
+    /// How device data is written.
+    pub archive: ArchiveConfig,
+    /// Certificates that the CA issues.
+    pub certificates: CertificatesConfig,
+}
+
+/// Bounds on what clients may use.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LimitsConfig {
+    /// Largest blob in the registry. Default 2GiB.
+    pub blob: ByteSize,
+    /// Largest manifest in the registry. Default 4MiB.
+    pub manifest: ByteSize,
+    /// HTTPS connections at the same time. Default 4096.
+    pub connections: usize,
+    /// MQTT connections at the same time; a node has two. Default 8192.
+    pub mqtt_connections: usize,
+    /// Largest MQTT packet. Default 1MiB.
+    pub mqtt_packet: ByteSize,
+}
+
+/// How device data is written.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ArchiveConfig {
+    /// Longest time that a record waits for its file. Default 500ms.
+    pub flush_after: Span,
+    /// Records in a file at most. Default 20000.
+    pub flush_records: usize,
+    /// Bytes of values in a file at most. Default 8MiB.
+    pub flush_bytes: ByteSize,
+    /// Bytes of frames in memory at most, over all nodes. Default 256MiB.
+    pub memory: ByteSize,
+}
+
+/// Certificates that the CA issues.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CertificatesConfig {
+    /// Life of a node's certificate. Default 365d.
+    pub node_life: Span,
+}
+
+/// Why a configuration is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("read the configuration {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// The file has a wrong value or unknown keys.
+    #[error("read the configuration: {0}")]
+    Strict(#[from] StrictError),
+    /// A value makes no sense.
+    #[error("read the configuration: {key} {rule}")]
+    Value {
+        /// The key.
+        key: &'static str,
+        /// What it must be.
+        rule: &'static str,
+    },
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data_dir: PathBuf::from("control-plane-data"),
+            listen: (Ipv4Addr::LOCALHOST, 8443).into(),
+            mqtt_listen: (Ipv4Addr::LOCALHOST, 8883).into(),
+            public_host: None,
+            registry_http_listen: None,
+            limits: LimitsConfig::default(),
+            archive: ArchiveConfig::default(),
+            certificates: CertificatesConfig::default(),
+        }
+    }
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        Self {
+            blob: ByteSize(2 << 30),
+            manifest: ByteSize(4 << 20),
+            connections: 4096,
+            mqtt_connections: 8192,
+            mqtt_packet: ByteSize(1 << 20),
+        }
+    }
+}
+
+impl Default for ArchiveConfig {
+    fn default() -> Self {
+        Self {
+            flush_after: Span::from_ms(500),
+            flush_records: 20_000,
+            flush_bytes: ByteSize(8 << 20),
+            memory: ByteSize(256 << 20),
+        }
+    }
+}
+
+impl Default for CertificatesConfig {
+    fn default() -> Self {
+        Self {
+            node_life: Span::from_ms(365 * 86_400_000),
+        }
+    }
+}
+
+impl Config {
+    /// Reads a configuration file.
+    ///
+    /// # Errors
+    /// [`ConfigError`], with all unknown keys and their lines at once.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        Ok(strict::from_toml(&text, &path.display().to_string())?)
+    }
+
+    /// Checks what types cannot.
+    ///
+    /// # Errors
+    /// [`ConfigError::Value`] for the first value that makes no sense.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let value = |key, rule| Err(ConfigError::Value { key, rule });
+        if let Some(host) = &self.public_host
+            && (host.is_empty() || host.contains(['/', ' ', '@']))
+        {
+            return value("public_host", "must be a host name or an address only");
+        }
+        if self
+            .registry_http_listen
+            .is_some_and(|a| !a.ip().is_loopback())
+        {
+            return value(
+                "registry_http_listen",
+                "must be a loopback address: it has no TLS",
+            );
+        }
+        if self.limits.connections == 0 || self.limits.mqtt_connections == 0 {
+            return value("limits.connections", "must be at least 1");
+        }
+        if self.limits.mqtt_packet.0 < 64 << 10 || self.limits.mqtt_packet.0 > 64 << 20 {
+            return value("limits.mqtt_packet", "must lie between 64KiB and 64MiB");
+        }
+        if self.archive.flush_records == 0 || self.archive.flush_bytes.0 == 0 {
+            return value("archive.flush_records", "must be at least 1");
+        }
+        if self.archive.memory.0 < self.limits.mqtt_packet.0 || self.archive.memory.0 > 1 << 40 {
+            return value("archive.memory", "must hold at least one MQTT packet");
+        }
+        if self.certificates.node_life.ms() < 60_000 {
+            return value("certificates.node_life", "must be at least one minute");
+        }
+        Ok(())
+    }
+
+    /// The host by which nodes and operators reach this process.
+    pub(crate) fn host(&self) -> String {
+        match &self.public_host {
+            Some(host) => host.clone(),
+            None if self.listen.ip().is_unspecified() => "127.0.0.1".to_owned(),
+            None => self.listen.ip().to_string(),
+        }
+    }
+}
+
+impl fmt::Display for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&toml::to_string(self).map_err(|_| fmt::Error)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    fn read(text: &str) -> Result<Config, ConfigError> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("cp.toml");
+        std::fs::write(&path, text).unwrap();
+        Config::read(&path)
+    }
+
+    #[test]
+    fn what_is_printed_reads_back() {
+        let config = read("listen = \"127.0.0.1:0\"\n[archive]\nflush_after = \"2s\"\n").unwrap();
+        assert_eq!(config.archive.flush_after.ms(), 2_000);
+        assert_eq!(read(&config.to_string()).unwrap(), config);
+    }
+
+    #[test]
+    fn lists_all_unknown_keys() {
+        let error = read("lisen = \"x\"\n[limits]\nblobs = 3\n")
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("line 1: lisen"), "{error}");
+        assert!(error.contains("line 3: limits.blobs"), "{error}");
+    }
+
+    #[test]
+    fn plain_http_stays_on_loopback() {
+        let config = Config {
+            registry_http_listen: Some("0.0.0.0:5000".parse().unwrap()),
+            ..Config::default()
+        };
+        assert!(config.check().unwrap_err().to_string().contains("loopback"));
+    }
+}
