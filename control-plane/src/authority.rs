@@ -63,10 +63,9 @@ impl Authority {
         };
         let ca_pem = read(&certificate)?;
         let key_pair = KeyPair::from_pem(&read(&key)?).map_err(|_| damaged(&key))?;
-        let ca = CertificateDer::from_pem_slice(ca_pem.as_bytes())
-            .map_err(|_| damaged(&certificate))?;
-        let issuer =
-            Issuer::from_ca_cert_der(&ca, key_pair).map_err(|_| damaged(&certificate))?;
+        let ca =
+            CertificateDer::from_pem_slice(ca_pem.as_bytes()).map_err(|_| damaged(&certificate))?;
+        let issuer = Issuer::from_ca_cert_der(&ca, key_pair).map_err(|_| damaged(&certificate))?;
         Ok(Self { ca_pem, ca, issuer })
     }
 
@@ -88,7 +87,11 @@ impl Authority {
     ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), AuthorityError> {
         let key = KeyPair::generate().map_err(AuthorityError::Make)?;
         let mut params = CertificateParams::new(names).map_err(AuthorityError::Make)?;
-        common(&mut params, "control-plane", SignedDuration::from_hours(24 * 730));
+        common(
+            &mut params,
+            "control-plane",
+            SignedDuration::from_hours(24 * 730),
+        );
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         let certificate = params
             .signed_by(&key, &self.issuer)
@@ -130,7 +133,11 @@ pub(crate) struct NodeCertificate {
 fn make_ca() -> Result<(String, String), rcgen::Error> {
     let key = KeyPair::generate()?;
     let mut params = CertificateParams::default();
-    common(&mut params, "edge fleet CA", SignedDuration::from_hours(24 * 3650));
+    common(
+        &mut params,
+        "edge fleet CA",
+        SignedDuration::from_hours(24 * 3650),
+    );
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     let certificate = params.self_signed(&key)?;

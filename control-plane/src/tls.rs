@@ -47,12 +47,13 @@ impl Tls {
         let verifier = || {
             WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider))
         };
-        let config = |verifier, chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>| {
-            ServerConfig::builder_with_provider(Arc::clone(&provider))
-                .with_safe_default_protocol_versions()?
-                .with_client_cert_verifier(verifier)
-                .with_single_cert(chain, key)
-        };
+        let config =
+            |verifier, chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>| {
+                ServerConfig::builder_with_provider(Arc::clone(&provider))
+                    .with_safe_default_protocol_versions()?
+                    .with_client_cert_verifier(verifier)
+                    .with_single_cert(chain, key)
+            };
         let mut https = config(
             verifier().allow_unauthenticated().build()?,
             chain.clone(),
