@@ -138,7 +138,12 @@ impl Broker {
 impl BrokerHandle {
     /// Publishes a document that stays until the next one, to one node. Does nothing if the node
     /// is not a member.
-    pub(crate) async fn publish_retained(&self, node: &NodeId, topic: &NodeTopic, payload: Vec<u8>) {
+    pub(crate) async fn publish_retained(
+        &self,
+        node: &NodeId,
+        topic: &NodeTopic,
+        payload: Vec<u8>,
+    ) {
         if self.members.contains(node) {
             self.routers.publish_retained(node, topic, payload).await;
         }

@@ -127,10 +127,20 @@ mod tests {
 
     #[test]
     fn a_node_hears_only_its_own() {
-        for good in ["edge/v1/n1/desired", "edge/v1/n1/streams/+/ack", "edge/v1/n1/#"] {
+        for good in [
+            "edge/v1/n1/desired",
+            "edge/v1/n1/streams/+/ack",
+            "edge/v1/n1/#",
+        ] {
             assert!(access().may_subscribe(good), "{good}");
         }
-        for bad in ["#", "edge/#", "edge/v1/+/desired", "edge/v1/n11/desired", "$share/g/edge/v1/n1/desired"] {
+        for bad in [
+            "#",
+            "edge/#",
+            "edge/v1/+/desired",
+            "edge/v1/n11/desired",
+            "$share/g/edge/v1/n1/desired",
+        ] {
             assert!(!access().may_subscribe(bad), "{bad}");
         }
     }

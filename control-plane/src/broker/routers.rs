@@ -71,9 +71,15 @@ impl Routers {
         (Arc::clone(router), entry.gone.clone())
     }
 
-    pub(super) async fn publish_retained(&self, node: &NodeId, topic: &NodeTopic, payload: Vec<u8>) {
+    pub(super) async fn publish_retained(
+        &self,
+        node: &NodeId,
+        topic: &NodeTopic,
+        payload: Vec<u8>,
+    ) {
         let (router, _) = self.of(node).await;
-        let publish = PublishPacket::new(topic.name(node), payload, QoS::AtLeastOnce).with_retain(true);
+        let publish =
+            PublishPacket::new(topic.name(node), payload, QoS::AtLeastOnce).with_retain(true);
         router
             .route_message_with_deadline(&publish, None, Instant::now() + PATIENCE)
             .await;
