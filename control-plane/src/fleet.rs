@@ -27,11 +27,11 @@ use crate::members::Members;
 
 pub(crate) use catalogue::Catalogue;
 pub(crate) use deploy::ApplyError;
-pub(crate) use enroll::{EnrollError, Enrolled};
+pub(crate) use enroll::EnrollError;
 pub(crate) use ingest::IngestTask;
 pub(crate) use observed::Observed;
 pub(crate) use reconcile::ReconcileTask;
-pub(crate) use store::{Store, StoreError};
+pub(crate) use store::{Store, StoreError, signed, unsigned};
 
 /// Fences a control plane that was deposed; there is only one yet.
 const EPOCH: u64 = 1;

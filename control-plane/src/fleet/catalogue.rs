@@ -40,6 +40,10 @@ impl Catalogue {
 
     /// The names of a kind.
     pub(crate) fn names(&self, kind: ArtifactKind) -> Vec<&Name> {
-        self.0.keys().filter(|(k, _)| *k == kind).map(|(_, n)| n).collect()
+        self.0
+            .keys()
+            .filter(|(k, _)| *k == kind)
+            .map(|(_, n)| n)
+            .collect()
     }
 }

@@ -13,7 +13,7 @@ use crate::clock::now_ms;
 
 /// Why a deployment is not applied.
 #[derive(Debug, thiserror::Error)]
-pub enum ApplyError {
+pub(crate) enum ApplyError {
     /// The file is wrong by itself.
     #[error(transparent)]
     Deployment(#[from] DeploymentError),
@@ -21,7 +21,9 @@ pub enum ApplyError {
     #[error("{0}")]
     Missing(String),
     /// Two of its streams want different versions of a processor.
-    #[error("the deployment's streams want processor {0} and {1}: a node runs one version of a handler")]
+    #[error(
+        "the deployment's streams want processor {0} and {1}: a node runs one version of a handler"
+    )]
     TornProcessor(Reference, Reference),
     /// Another deployment has a place that it wants.
     #[error("{0}")]
@@ -50,7 +52,9 @@ impl FleetHandle {
             return Err(ApplyError::Missing(describe_missing(&missing, &catalogue)));
         }
         let mut deployments = within::deployments(&mut change).await?;
-        let old = deployments.iter().position(|d| d.spec.deployment.name == name);
+        let old = deployments
+            .iter()
+            .position(|d| d.spec.deployment.name == name);
         let now = now_ms();
         let what = match old {
             Some(i) if deployments[i].spec == spec => Change::Unchanged,
@@ -69,7 +73,10 @@ impl FleetHandle {
             None => deployments.push(row.clone()),
         }
         let replanned = self.replan(&mut change, &deployments, &catalogue).await?;
-        let conflicts: Vec<_> = replanned.conflicts_of(&name).map(Conflict::to_string).collect();
+        let conflicts: Vec<_> = replanned
+            .conflicts_of(&name)
+            .map(Conflict::to_string)
+            .collect();
         if !conflicts.is_empty() {
             return Err(ApplyError::Conflict(conflicts.join("; ")));
         }
@@ -98,7 +105,10 @@ impl FleetHandle {
         let _turn = self.0.turn.lock().await;
         let mut change = self.0.store.change().await?;
         let mut deployments = within::deployments(&mut change).await?;
-        let Some(i) = deployments.iter().position(|d| d.spec.deployment.name == *name) else {
+        let Some(i) = deployments
+            .iter()
+            .position(|d| d.spec.deployment.name == *name)
+        else {
             return Err(ApplyError::Unknown(name.clone()));
         };
         let old = deployments.remove(i);

@@ -12,7 +12,7 @@ use crate::secret::random;
 
 /// Why a node may not join.
 #[derive(Debug, thiserror::Error)]
-pub enum EnrollError {
+pub(crate) enum EnrollError {
     /// Nobody made this token.
     #[error("the join token is not known here: make a new one with `edgectl token create`")]
     UnknownToken,
@@ -23,7 +23,9 @@ pub enum EnrollError {
     #[error("the join token has been used already: make a new one with `edgectl token create`")]
     UsedToken,
     /// The id is taken.
-    #[error("node {0} has joined already: give this one another id, or remove the old one with `edgectl node delete {0}` (DELETE /api/v1/nodes/{0})")]
+    #[error(
+        "node {0} has joined already: give this one another id, or remove the old one with `edgectl node delete {0}` (DELETE /api/v1/nodes/{0})"
+    )]
     Taken(NodeId),
     /// The certificate request is not one.
     #[error("the certificate request is not valid: {0}")]

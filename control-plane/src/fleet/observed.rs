@@ -31,7 +31,10 @@ impl NodeState {
 impl Observed {
     /// What is known at start. No connection has outlived the process that held it.
     pub(super) fn restore(&self, row: &NodeRow) {
-        let presence = row.presence.clone().map(|p| Presence { online: false, ..p });
+        let presence = row
+            .presence
+            .clone()
+            .map(|p| Presence { online: false, ..p });
         let state = NodeState {
             presence,
             reported: row.reported.clone(),

@@ -31,7 +31,9 @@ pub(crate) struct Plan {
 
 /// Two deployments want the same place on a node.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
-#[error("deployments {first} and {second} both have {place} on node {node}: change a selector or take it out of one of them")]
+#[error(
+    "deployments {first} and {second} both have {place} on node {node}: change a selector or take it out of one of them"
+)]
 pub(crate) struct Conflict {
     pub(crate) node: NodeId,
     /// The older deployment, which keeps the place.
@@ -115,7 +117,11 @@ pub(crate) fn missing(deployment: &Deployment, artifacts: &Catalogue) -> Vec<Mis
 /// Two streams of a deployment that want different versions of one processor.
 pub(crate) fn torn_processor(deployment: &Deployment) -> Option<(&Reference, &Reference)> {
     let mut wanted: BTreeMap<&Name, &Reference> = BTreeMap::new();
-    for processor in deployment.streams.iter().filter_map(|s| s.processor.as_ref()) {
+    for processor in deployment
+        .streams
+        .iter()
+        .filter_map(|s| s.processor.as_ref())
+    {
         let first = wanted.entry(&processor.name).or_insert(processor);
         if first.version != processor.version {
             return Some((first, processor));
@@ -131,7 +137,11 @@ fn handlers(deployment: &Deployment) -> BTreeMap<Name, HandlerEntry> {
         .iter()
         .map(|h| (h.name.clone(), h.clone()))
         .collect();
-    for processor in deployment.streams.iter().filter_map(|s| s.processor.as_ref()) {
+    for processor in deployment
+        .streams
+        .iter()
+        .filter_map(|s| s.processor.as_ref())
+    {
         handlers
             .entry(processor.name.clone())
             .or_insert_with(|| HandlerEntry {
@@ -156,7 +166,8 @@ fn part(deployment: &Deployment, artifacts: &Catalogue) -> Content {
             continue;
         };
         if let Some(route) = &entry.route {
-            part.routes.insert(route.shape(), (owner.clone(), route.clone()));
+            part.routes
+                .insert(route.shape(), (owner.clone(), route.clone()));
         }
         part.handlers.insert(
             name,
@@ -172,7 +183,8 @@ fn part(deployment: &Deployment, artifacts: &Catalogue) -> Content {
         );
     }
     for entry in &deployment.models {
-        let Some(artifact) = artifacts.find(ArtifactKind::Model, &entry.name, &entry.version) else {
+        let Some(artifact) = artifacts.find(ArtifactKind::Model, &entry.name, &entry.version)
+        else {
             continue;
         };
         part.models.insert(
@@ -195,7 +207,8 @@ fn part(deployment: &Deployment, artifacts: &Catalogue) -> Content {
             ack: entry.ack,
             processor: entry.processor.clone(),
         };
-        part.streams.insert(entry.name.clone(), (owner.clone(), spec));
+        part.streams
+            .insert(entry.name.clone(), (owner.clone(), spec));
     }
     part
 }
@@ -248,7 +261,9 @@ impl Content {
             let streams = handler.allow.streams.iter();
             let streams = streams.filter(|s| !self.streams.contains_key(*s));
             models
-                .map(move |m| format!("handler {name} may use model {m}, which no deployment brings"))
+                .map(move |m| {
+                    format!("handler {name} may use model {m}, which no deployment brings")
+                })
                 .chain(streams.map(move |s| {
                     format!("handler {name} may append to stream {s}, which no deployment brings")
                 }))

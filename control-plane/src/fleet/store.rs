@@ -300,15 +300,13 @@ pub(crate) mod within {
         labels: &Labels,
         fingerprint: &Digest,
     ) -> Result<(), StoreError> {
-        sqlx::query(
-            "INSERT INTO nodes (id, labels, fingerprint, enrolled_ms) VALUES (?, ?, ?, ?)",
-        )
-        .bind(node.as_str())
-        .bind(to_json(labels))
-        .bind(fingerprint.as_str())
-        .bind(signed(now_ms()))
-        .execute(&mut **change)
-        .await?;
+        sqlx::query("INSERT INTO nodes (id, labels, fingerprint, enrolled_ms) VALUES (?, ?, ?, ?)")
+            .bind(node.as_str())
+            .bind(to_json(labels))
+            .bind(fingerprint.as_str())
+            .bind(signed(now_ms()))
+            .execute(&mut **change)
+            .await?;
         Ok(())
     }
 
@@ -319,9 +317,7 @@ pub(crate) mod within {
         rows.iter().map(node_row).collect()
     }
 
-    pub(crate) async fn deployments(
-        change: &mut Change,
-    ) -> Result<Vec<DeploymentRow>, StoreError> {
+    pub(crate) async fn deployments(change: &mut Change) -> Result<Vec<DeploymentRow>, StoreError> {
         let rows = sqlx::query(DEPLOYMENTS).fetch_all(&mut **change).await?;
         rows.iter().map(deployment_row).collect()
     }
@@ -357,12 +353,14 @@ pub(crate) mod within {
     pub(crate) async fn catalogue(change: &mut Change) -> Result<Catalogue, StoreError> {
         let rows = sqlx::query(ARTIFACTS).fetch_all(&mut **change).await?;
         let summaries: Vec<_> = rows.iter().map(artifact_row).collect::<Result<_, _>>()?;
-        Ok(Catalogue::new(summaries.into_iter().map(|a| PinnedArtifact {
-            kind: a.kind,
-            name: a.name,
-            version: a.version,
-            digest: a.digest,
-            size: a.size,
+        Ok(Catalogue::new(summaries.into_iter().map(|a| {
+            PinnedArtifact {
+                kind: a.kind,
+                name: a.name,
+                version: a.version,
+                digest: a.digest,
+                size: a.size,
+            }
         })))
     }
 

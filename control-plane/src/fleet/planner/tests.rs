@@ -18,9 +18,9 @@ fn artifacts() -> Catalogue {
         digest: Digest::of(format!("{name}{version}").as_bytes()),
         size: 1,
     };
-    let handlers = ["a", "b", "c"].into_iter().flat_map(|name| {
-        ["1", "2"].map(|version| artifact(ArtifactKind::Handler, name, version))
-    });
+    let handlers = ["a", "b", "c"]
+        .into_iter()
+        .flat_map(|name| ["1", "2"].map(|version| artifact(ArtifactKind::Handler, name, version)));
     Catalogue::new(handlers.chain([artifact(ArtifactKind::Model, "m", "1")]))
 }
 
@@ -54,10 +54,19 @@ fn the_older_deployment_keeps_the_place() {
     let new = deployment(
         "[deployment]\nname = \"new\"\nselect = \"site=x\"\n[[handler]]\nname = \"b\"\nversion = \"1\"\nroute = \"/x/:key\"\n[[model]]\nname = \"m\"\nversion = \"1\"\n",
     );
-    let plan = plan(&[&old, &new], &nodes(&[("n1", "x"), ("n2", "y")]), &artifacts());
+    let plan = plan(
+        &[&old, &new],
+        &nodes(&[("n1", "x"), ("n2", "y")]),
+        &artifacts(),
+    );
     assert_eq!(
-        plan.conflicts.iter().map(Conflict::to_string).collect::<Vec<_>>(),
-        ["deployments old and new both have route /x/:key on node n1: change a selector or take it out of one of them"]
+        plan.conflicts
+            .iter()
+            .map(Conflict::to_string)
+            .collect::<Vec<_>>(),
+        [
+            "deployments old and new both have route /x/:key on node n1: change a selector or take it out of one of them"
+        ]
     );
     let node = NodeId::new("n1").unwrap();
     let desired = plan.nodes[&node].desired(&node, 1, 1);
@@ -71,12 +80,20 @@ fn names_what_was_never_pushed() {
         "[deployment]\nname = \"d\"\nselect = \"*\"\n[[model]]\nname = \"m\"\nversion = \"9\"\n[[stream]]\nname = \"s\"\nprocessor = \"zz:1\"\n",
     );
     let missing = missing(&spec, &artifacts());
-    let names: Vec<_> = missing.iter().map(|m| format!("{} {}:{}", m.kind, m.name, m.version)).collect();
+    let names: Vec<_> = missing
+        .iter()
+        .map(|m| format!("{} {}:{}", m.kind, m.name, m.version))
+        .collect();
     assert_eq!(names, ["handler zz:1", "model m:9"]);
 }
 
 fn any_deployments() -> impl Strategy<Value = Vec<Deployment>> {
-    let one = (0..4usize, prop::sample::subsequence(vec!["a", "b", "c"], 1..=3), 1..3u8, any::<bool>());
+    let one = (
+        0..4usize,
+        prop::sample::subsequence(vec!["a", "b", "c"], 1..=3),
+        1..3u8,
+        any::<bool>(),
+    );
     prop::collection::vec(one, 0..5).prop_map(|list| {
         list.into_iter()
             .enumerate()
