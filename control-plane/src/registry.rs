@@ -19,9 +19,8 @@ use object_store::ObjectStore;
 use crate::config::LimitsConfig;
 use crate::fleet::Store;
 
-pub(crate) use blobs::Blob;
 pub(crate) use error::RegistryError;
-pub(crate) use manifests::{ManifestRef, Stored};
+pub(crate) use manifests::ManifestRef;
 pub(crate) use repository::Repository;
 pub(crate) use uploads::UploadId;
 use uploads::Uploads;

@@ -95,12 +95,14 @@ impl Registry {
         digest: &Digest,
         size: u64,
     ) -> Result<(), RegistryError> {
-        sqlx::query("INSERT INTO blobs (repository, digest, size) VALUES (?, ?, ?) ON CONFLICT DO NOTHING")
-            .bind(repository.to_string())
-            .bind(digest.as_str())
-            .bind(signed(size))
-            .execute(self.0.store.pool())
-            .await?;
+        sqlx::query(
+            "INSERT INTO blobs (repository, digest, size) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+        )
+        .bind(repository.to_string())
+        .bind(digest.as_str())
+        .bind(signed(size))
+        .execute(self.0.store.pool())
+        .await?;
         Ok(())
     }
 }

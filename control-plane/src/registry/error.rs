@@ -32,7 +32,9 @@ pub(crate) enum RegistryError {
     ManifestTooLarge { max: usize },
     #[error(transparent)]
     Refused(#[from] Refusal),
-    #[error("{repository}:{tag} is there already with manifest {have}: versions do not change, push it under another version")]
+    #[error(
+        "{repository}:{tag} is there already with manifest {have}: versions do not change, push it under another version"
+    )]
     TagTaken {
         repository: String,
         tag: String,
@@ -50,7 +52,11 @@ pub(crate) enum RegistryError {
 
 impl From<std::io::Error> for RegistryError {
     fn from(error: std::io::Error) -> Self {
-        if is_full(&error) { Self::DiskFull } else { Self::Io(error) }
+        if is_full(&error) {
+            Self::DiskFull
+        } else {
+            Self::Io(error)
+        }
     }
 }
 

@@ -114,8 +114,16 @@ impl Registry {
                 None => Some(self.inspect(repository, &manifest).await?),
             }
         };
-        self.keep(repository, reference, &digest, &media_type, &manifest, content, artifact)
-            .await?;
+        self.keep(
+            repository,
+            reference,
+            &digest,
+            &media_type,
+            &manifest,
+            content,
+            artifact,
+        )
+        .await?;
         Ok(Accepted {
             digest,
             subject: manifest.subject.map(|s| s.digest),
@@ -275,10 +283,12 @@ impl Registry {
         repository: &Repository,
         reference: &ManifestRef,
     ) -> Result<Stored, RegistryError> {
-        let unknown = || RegistryError::ManifestUnknown(match reference {
-            ManifestRef::Tag(tag) => tag.to_string(),
-            ManifestRef::Digest(digest) => digest.to_string(),
-        });
+        let unknown = || {
+            RegistryError::ManifestUnknown(match reference {
+                ManifestRef::Tag(tag) => tag.to_string(),
+                ManifestRef::Digest(digest) => digest.to_string(),
+            })
+        };
         let digest = match reference {
             ManifestRef::Tag(tag) => self.tagged(repository, tag).await?.ok_or_else(unknown)?,
             ManifestRef::Digest(digest) => digest.clone(),
@@ -324,7 +334,11 @@ impl Registry {
     }
 
     /// The repositories after `last`, in their order, at most `n`.
-    pub(crate) async fn repositories(&self, last: &str, n: u32) -> Result<Vec<String>, RegistryError> {
+    pub(crate) async fn repositories(
+        &self,
+        last: &str,
+        n: u32,
+    ) -> Result<Vec<String>, RegistryError> {
         let rows = sqlx::query(
             "SELECT DISTINCT repository FROM manifests WHERE repository > ? ORDER BY repository LIMIT ?",
         )

@@ -158,8 +158,9 @@ impl Registry {
             });
         }
         let result = self.take(&mut session, body).await;
-        if let Err(RegistryError::DiskFull | RegistryError::Io(_) | RegistryError::BlobTooLarge { .. }) =
-            &result
+        if let Err(
+            RegistryError::DiskFull | RegistryError::Io(_) | RegistryError::BlobTooLarge { .. },
+        ) = &result
         {
             // What the file holds is no longer what the digest has seen.
             self.0.uploads.lock().remove(id);
