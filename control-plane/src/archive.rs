@@ -1,0 +1,276 @@
+//! Device data on its way to Parquet files.
+//!
+//! ```text
+//!  frames ─► intake: known? contiguous? ─► pending per stream ─► files, fsynced ─► watermark ─► node
+//! ```
+//!
+//! The files are the truth: a file's name says which sequences it holds, and at start the
+//! watermarks are read from the names. A node hears of a record's safety only after the file is
+//! on disk, so whatever a crash takes, the node sends again, and what came twice is dropped.
+
+mod files;
+mod intake;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use fleet_api::frame::{Frame, Watermark};
+use fleet_api::ids::{NodeId, StreamName};
+use fleet_api::rest::ArchiveStream;
+use fleet_api::topic::NodeTopic;
+use futures_util::{StreamExt as _, stream};
+use object_store::ObjectStore;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::broker::{BrokerHandle, NodeFrame};
+use crate::config::ArchiveConfig;
+use files::FileError;
+use intake::{Intake, Piece, Taken};
+
+/// Files that are written at the same time.
+const WRITERS: usize = 8;
+/// How long to wait after a write has failed.
+const BACK_OFF: Duration = Duration::from_secs(1);
+
+/// Why the archive cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ArchiveError {
+    /// The files cannot be listed.
+    #[error("list the archive: {0}")]
+    List(#[from] object_store::Error),
+}
+
+type Key = (NodeId, StreamName);
+
+/// The archive's task. It alone owns what is pending.
+pub(crate) struct Archive {
+    objects: Arc<dyn ObjectStore>,
+    config: ArchiveConfig,
+    frames: mpsc::Receiver<NodeFrame>,
+    nodes: BrokerHandle,
+    streams: BTreeMap<Key, Intake>,
+    handle: ArchiveHandle,
+    pending_bytes: usize,
+    /// When what is pending must be in files.
+    due: Option<Instant>,
+}
+
+/// What the archive has, for those who ask.
+#[derive(Clone, Default)]
+pub(crate) struct ArchiveHandle(Arc<RwLock<BTreeMap<Key, ArchiveStream>>>);
+
+impl Archive {
+    /// Reads the watermarks from the files that are there.
+    pub(crate) async fn open(
+        objects: Arc<dyn ObjectStore>,
+        config: &ArchiveConfig,
+        frames: mpsc::Receiver<NodeFrame>,
+        nodes: BrokerHandle,
+    ) -> Result<Self, ArchiveError> {
+        let mut streams: BTreeMap<Key, Intake> = BTreeMap::new();
+        let mut listing = objects.list(Some(&files::root()));
+        while let Some(object) = listing.next().await {
+            if let Some(found) = files::parse(&object?.location) {
+                let intake = streams.entry((found.node, found.stream)).or_default();
+                intake.restore(found.epoch, found.last);
+            }
+        }
+        drop(listing);
+        let handle = ArchiveHandle::default();
+        for (key, intake) in &streams {
+            handle.update(key, intake);
+        }
+        Ok(Self {
+            objects,
+            config: config.clone(),
+            frames,
+            nodes,
+            streams,
+            handle,
+            pending_bytes: 0,
+            due: None,
+        })
+    }
+
+    /// What it has, for those who ask.
+    pub(crate) fn handle(&self) -> ArchiveHandle {
+        self.handle.clone()
+    }
+
+    /// Takes frames until all senders are gone, then writes what is pending and ends.
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
+        let known: Vec<_> = self.streams.keys().cloned().collect();
+        for key in known {
+            self.publish_watermark(&key).await;
+        }
+        loop {
+            let full = self.pending_bytes >= self.config.memory.as_usize();
+            tokio::select! {
+                frame = self.frames.recv(), if !full => match frame {
+                    Some(frame) => self.take(frame).await,
+                    None => break,
+                },
+                () = until(self.due) => self.flush().await,
+                // Nobody will hear of what comes from here on; it is sent again after the start.
+                () = stop.cancelled() => break,
+            }
+        }
+        self.flush().await;
+    }
+
+    async fn take(&mut self, frame: NodeFrame) {
+        let NodeFrame {
+            node,
+            stream,
+            payload,
+        } = frame;
+        let frame = match Frame::decode(stream.as_str(), &payload) {
+            Ok(frame) => frame,
+            Err(error) => {
+                tracing::warn!(%node, %stream, %error, "dropped a frame that cannot be read");
+                return;
+            }
+        };
+        let key = (node, stream);
+        let intake = self.streams.entry(key.clone()).or_default();
+        let before = intake.pending_bytes();
+        let taken = intake.take(frame, Instant::now());
+        let (records, bytes) = (intake.pending_records(), intake.pending_bytes());
+        self.pending_bytes += bytes - before;
+        match taken {
+            Taken::Pending => {
+                let large = records >= self.config.flush_records
+                    || bytes >= self.config.flush_bytes.as_usize()
+                    || self.pending_bytes >= self.config.memory.as_usize();
+                let patience = if large {
+                    Duration::ZERO
+                } else {
+                    self.config.flush_after.duration()
+                };
+                let due = Instant::now() + patience;
+                self.due = Some(self.due.map_or(due, |known| known.min(due)));
+            }
+            // The node did not hear the last time.
+            Taken::Known => self.publish_watermark(&key).await,
+            Taken::Hole { expected, first } => {
+                tracing::warn!(node = %key.0, stream = %key.1, expected, first,
+                    "dropped a frame that does not follow; the node will send what is between");
+            }
+        }
+        if let Some(intake) = self.streams.get(&key) {
+            self.handle.update(&key, intake);
+        }
+    }
+
+    /// Writes all that is pending, then tells the nodes.
+    async fn flush(&mut self) {
+        self.due = None;
+        let work: Vec<(Key, Vec<Piece>)> = self
+            .streams
+            .iter_mut()
+            .filter(|(_, intake)| intake.pending_bytes() > 0)
+            .map(|(key, intake)| (key.clone(), intake.pieces(self.config.flush_records)))
+            .collect();
+        let objects = &self.objects;
+        let written: Vec<_> = stream::iter(work)
+            .map(|(key, pieces)| async move {
+                let result = write_in_order(objects, &key, pieces).await;
+                (key, result)
+            })
+            .buffer_unordered(WRITERS)
+            .collect()
+            .await;
+        for (key, Written { done, rest, error }) in written {
+            if let Some(error) = error {
+                tracing::error!(node = %key.0, stream = %key.1, %error, "could not archive; trying again");
+                self.due = Some(Instant::now() + BACK_OFF);
+            }
+            let Some(intake) = self.streams.get_mut(&key) else {
+                continue;
+            };
+            intake.settle(&done, rest);
+            self.handle.update(&key, intake);
+            if !done.is_empty() {
+                self.publish_watermark(&key).await;
+            }
+        }
+        self.pending_bytes = self.streams.values().map(Intake::pending_bytes).sum();
+    }
+
+    async fn publish_watermark(&self, key: &Key) {
+        let Some((epoch, sequence)) = self.streams.get(key).and_then(Intake::durable) else {
+            return;
+        };
+        let payload = serde_json::to_vec(&Watermark::new(epoch, sequence))
+            .expect("a watermark has only string keys");
+        let topic = NodeTopic::StreamAck(key.1.clone());
+        self.nodes.publish_retained(&key.0, &topic, payload).await;
+    }
+}
+
+/// How far the writing of a stream came.
+struct Written {
+    /// Epoch and last sequence of each piece that is on disk.
+    done: Vec<(u64, u64)>,
+    rest: Vec<Piece>,
+    error: Option<FileError>,
+}
+
+/// A piece may be written only after those before it: the newest name counts as the watermark.
+async fn write_in_order(objects: &Arc<dyn ObjectStore>, key: &Key, pieces: Vec<Piece>) -> Written {
+    let mut done = Vec::new();
+    let mut pieces = pieces.into_iter();
+    while let Some(piece) = pieces.next() {
+        match files::write(objects, &key.0, &key.1, &piece).await {
+            Ok(()) => done.push((piece.epoch, piece.last)),
+            Err(error) => {
+                let rest = std::iter::once(piece).chain(pieces).collect();
+                let error = Some(error);
+                return Written { done, rest, error };
+            }
+        }
+    }
+    Written {
+        done,
+        rest: Vec::new(),
+        error: None,
+    }
+}
+
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
+
+impl ArchiveHandle {
+    /// All streams of all nodes.
+    pub(crate) fn all(&self) -> Vec<ArchiveStream> {
+        let streams = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        streams.values().cloned().collect()
+    }
+
+    /// The streams of one node.
+    pub(crate) fn of(&self, node: &NodeId) -> Vec<ArchiveStream> {
+        self.all().into_iter().filter(|s| s.node == *node).collect()
+    }
+
+    fn update(&self, key: &Key, intake: &Intake) {
+        let (epoch, watermark) = intake.durable().unwrap_or((0, 0));
+        let entry = ArchiveStream {
+            node: key.0.clone(),
+            stream: key.1.clone(),
+            epoch,
+            watermark,
+            records: intake.records(),
+            duplicates: intake.duplicates(),
+            gaps: intake.lost(),
+        };
+        let mut streams = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        streams.insert(key.clone(), entry);
+    }
+}
