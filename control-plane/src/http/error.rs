@@ -62,8 +62,12 @@ impl IntoResponse for ApiError {
 
 /// Asks browsers and registry clients for a login.
 pub(super) fn challenge(response: &mut Response) {
-    let value = HeaderValue::from_static("Basic realm=\"control plane: any user, the admin token as password\"");
-    response.headers_mut().insert(header::WWW_AUTHENTICATE, value);
+    let value = HeaderValue::from_static(
+        "Basic realm=\"control plane: any user, the admin token as password\"",
+    );
+    response
+        .headers_mut()
+        .insert(header::WWW_AUTHENTICATE, value);
 }
 
 impl From<StoreError> for ApiError {
@@ -71,7 +75,9 @@ impl From<StoreError> for ApiError {
         let message = format!("the control plane failed to {error}");
         tracing::error!("{message}");
         match error {
-            StoreError::Full(_) => Self::new(StatusCode::INSUFFICIENT_STORAGE, "disk_full", message),
+            StoreError::Full(_) => {
+                Self::new(StatusCode::INSUFFICIENT_STORAGE, "disk_full", message)
+            }
             _ => Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message),
         }
     }

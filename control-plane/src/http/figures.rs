@@ -34,7 +34,11 @@ pub(super) async fn write(api: &Api) -> Result<String, StoreError> {
     registry.register("nodes", "Nodes by state", nodes);
     let connections: Gauge = Gauge::default();
     connections.set(i64::try_from(api.broker.connections()).unwrap_or(i64::MAX));
-    registry.register("mqtt_connections", "MQTT connections that stand", connections);
+    registry.register(
+        "mqtt_connections",
+        "MQTT connections that stand",
+        connections,
+    );
     let artifacts: Gauge = Gauge::default();
     artifacts.set(i64::try_from(api.fleet.artifacts().await?.len()).unwrap_or(i64::MAX));
     registry.register("artifacts", "Artifacts in the registry", artifacts);
@@ -48,9 +52,21 @@ pub(super) async fn write(api: &Api) -> Result<String, StoreError> {
         duplicates.get_or_create(&labels).inc_by(entry.duplicates);
         gaps.get_or_create(&labels).inc_by(entry.gaps);
     }
-    registry.register("archive_records", "Records archived since the start", records);
-    registry.register("archive_duplicates", "Records that came again since the start", duplicates);
-    registry.register("archive_evicted", "Records that nodes evicted since the start", gaps);
+    registry.register(
+        "archive_records",
+        "Records archived since the start",
+        records,
+    );
+    registry.register(
+        "archive_duplicates",
+        "Records that came again since the start",
+        duplicates,
+    );
+    registry.register(
+        "archive_evicted",
+        "Records that nodes evicted since the start",
+        gaps,
+    );
     let mut text = String::new();
     encode(&mut text, &registry).expect("writing to a String cannot fail");
     Ok(text)

@@ -33,11 +33,7 @@ pub(super) async fn show(
     Path(id): Path<String>,
 ) -> Result<Json<NodeDetail>, ApiError> {
     let node = read_id(&id)?;
-    let mut detail = api
-        .fleet
-        .node(&node)
-        .await?
-        .ok_or_else(|| unknown(&node))?;
+    let mut detail = api.fleet.node(&node).await?.ok_or_else(|| unknown(&node))?;
     detail.archive = api.archive.of(&node);
     Ok(Json(detail))
 }
@@ -100,5 +96,7 @@ fn read_id(id: &str) -> Result<NodeId, ApiError> {
 }
 
 fn unknown(node: &NodeId) -> ApiError {
-    ApiError::not_found(format!("there is no node {node}: `edgectl nodes` lists them"))
+    ApiError::not_found(format!(
+        "there is no node {node}: `edgectl nodes` lists them"
+    ))
 }

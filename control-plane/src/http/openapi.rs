@@ -12,15 +12,37 @@ use super::{archive, artifacts, dashboard, deployments, enroll, health, nodes, o
                        nodes show their certificate."
     ),
     paths(
-        dashboard::page, health::healthz, health::metrics, document, health::info,
-        enroll::ca, enroll::enroll, tokens::create,
-        nodes::list, nodes::show, nodes::remove, nodes::desired,
-        artifacts::list, deployments::list, deployments::apply, deployments::remove, archive::list,
-        oci::version, oci::catalog,
-        oci::uploads::start, oci::uploads::status, oci::uploads::append, oci::uploads::finish, oci::uploads::cancel,
-        oci::blobs::read, oci::blobs::refuse_delete,
-        oci::manifests::read, oci::manifests::write, oci::manifests::refuse_delete,
-        oci::manifests::tags, oci::manifests::referrers,
+        dashboard::page,
+        health::healthz,
+        health::metrics,
+        document,
+        health::info,
+        enroll::ca,
+        enroll::enroll,
+        tokens::create,
+        nodes::list,
+        nodes::show,
+        nodes::remove,
+        nodes::desired,
+        artifacts::list,
+        deployments::list,
+        deployments::apply,
+        deployments::remove,
+        archive::list,
+        oci::version,
+        oci::catalog,
+        oci::uploads::start,
+        oci::uploads::status,
+        oci::uploads::append,
+        oci::uploads::finish,
+        oci::uploads::cancel,
+        oci::blobs::read,
+        oci::blobs::refuse_delete,
+        oci::manifests::read,
+        oci::manifests::write,
+        oci::manifests::refuse_delete,
+        oci::manifests::tags,
+        oci::manifests::referrers,
     )
 )]
 struct Document;
@@ -43,7 +65,11 @@ mod tests {
     #[tokio::test]
     async fn every_route_is_in_the_document_and_nothing_else() {
         let Json(document) = document().await;
-        assert!(document["openapi"].as_str().is_some_and(|v| v.starts_with("3.1")));
+        assert!(
+            document["openapi"]
+                .as_str()
+                .is_some_and(|v| v.starts_with("3.1"))
+        );
         let described: BTreeSet<(String, String)> = document["paths"]
             .as_object()
             .expect("paths")
