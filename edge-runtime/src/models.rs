@@ -178,7 +178,8 @@ impl Models {
     /// Opens the engine and starts the inference threads. A library that is missing or unusable is not fatal: see
     /// [`Models::engine_error`].
     ///
-    /// `ORT_DISABLE_TELEMETRY=1` has to be in the environment before this is called; see `onnx.rs`.
+    /// `ORT_DISABLE_TELEMETRY=1` has to be in the environment before this is called, which `main` sees to; without it
+    /// the engine is not opened, because ONNX Runtime's library reports usage to its maker.
     pub fn start(config: ModelsConfig) -> Models {
         let backend = onnx::Onnx::open(config.library.as_deref())
             .map(|engine| Box::new(engine) as Box<dyn Backend>)

@@ -3,8 +3,8 @@
 //! The shared library is opened at run time, so that a node without it still serves its handlers. It is looked for in
 //! this order: the configured path, `ORT_DYLIB_PATH`, `artifacts/lib/` of a checkout above the working directory, the
 //! executable or the package under test, `lib/` beside the executable. From ONNX Runtime 1.29 on, the library reports
-//! usage to its maker unless `ORT_DISABLE_TELEMETRY=1` is in the environment **before it is opened**; `main` sets it
-//! first thing, and code that starts [`Models`](super::Models) elsewhere has to do so as well.
+//! usage to its maker unless `ORT_DISABLE_TELEMETRY=1` is in the environment **before it is opened**. `main` sets it
+//! first thing; where it is not set, the library is not opened.
 
 use std::borrow::Cow;
 use std::env;
@@ -39,6 +39,11 @@ pub(crate) struct Onnx {
 /// Why the engine is not there.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OpenError {
+    /// The library would report usage to its maker.
+    #[error(
+        "ONNX Runtime's library is not opened, because it may report usage to its maker; start the process with ORT_DISABLE_TELEMETRY=1"
+    )]
+    Telemetry,
     /// No library in any of the places.
     #[error("ONNX Runtime's library was not found (looked for {looked_for}); {INSTALL}")]
     NotFound { looked_for: String },
@@ -51,6 +56,9 @@ impl Onnx {
     /// Opens the library, or joins the one that this process has opened before.
     pub(crate) fn open(configured: Option<&Path>) -> Result<Onnx, OpenError> {
         static OPENED: Mutex<Option<Environment>> = Mutex::new(None);
+        if env::var_os("ORT_DISABLE_TELEMETRY").is_none_or(|value| value != "1") {
+            return Err(OpenError::Telemetry);
+        }
         let path = find(library_places(configured))?;
         let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(environment) = &*opened {

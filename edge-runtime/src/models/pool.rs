@@ -213,8 +213,14 @@ impl LoadedModel {
         }
     }
 
-    fn is_quick(&self) -> bool {
+    pub(crate) fn is_quick(&self) -> bool {
         self.pace_ns.load(Relaxed) < as_ns(QUICK)
+    }
+
+    /// Makes the next run take an inference thread, whatever the pace was.
+    #[cfg(test)]
+    pub(crate) fn forget_pace(&self) {
+        self.pace_ns.store(u64::MAX, Relaxed);
     }
 
     fn learn_pace(&self, run: Duration) {

@@ -186,6 +186,7 @@ pub(crate) fn render(out: &mut String, models: &[Shown<'_>]) {
 
 fn write_all(out: &mut String, models: &[Shown<'_>]) -> std::fmt::Result {
     type Value = fn(&Shown<'_>) -> u64;
+    type Part = fn(&Stats) -> &Histogram;
     fn us(counter: &AtomicU64) -> u64 {
         counter.load(Relaxed) / 1000
     }
@@ -289,7 +290,7 @@ fn write_all(out: &mut String, models: &[Shown<'_>]) -> std::fmt::Result {
             )?;
         }
     }
-    let histograms: [(&str, &str, fn(&Stats) -> &Histogram); 2] = [
+    let histograms: [(&str, &str, Part); 2] = [
         (
             "edge_inference_request_duration_seconds",
             "Latency of answered requests, queue included",
