@@ -25,6 +25,9 @@ use super::tensor::{DataType, Tensor, TensorInfo, element_count, push_string};
 /// A run quicker than this costs less than handing it to another thread.
 const QUICK: Duration = Duration::from_micros(200);
 
+/// With inputs up to this size, the pace of a quick model can be relied upon.
+const SMALL_BYTES: usize = 64 << 10;
+
 /// A model version, loaded and ready to run.
 pub(crate) struct LoadedModel {
     pub(crate) name: Name,
@@ -247,12 +250,19 @@ impl LoadedModel {
             let interrupt = Arc::new(Interrupt::default());
             (scheduler.watch(deadline, Arc::clone(&interrupt)), interrupt)
         });
-        tokio::task::block_in_place(|| {
+        let mut run = || {
             seat.run(
                 request,
                 interrupt.as_ref().map(|(_, interrupt)| &**interrupt),
             )
-        })
+        };
+        // Handing this worker's other tasks to another thread first costs a wake-up, more than a small run takes.
+        let bytes: usize = request.inputs.iter().map(|input| input.data.len()).sum();
+        if bytes <= SMALL_BYTES {
+            run()
+        } else {
+            tokio::task::block_in_place(run)
+        }
     }
 
     async fn run_on_thread(
