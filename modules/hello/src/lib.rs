@@ -22,11 +22,17 @@ impl Handler for Hello {
             ),
             Method::Post => {
                 let content_type = request.header("content-type");
-                let content_type = content_type.unwrap_or("application/octet-stream").to_owned();
+                let content_type = content_type
+                    .unwrap_or("application/octet-stream")
+                    .to_owned();
                 Response::bytes(200, &content_type, request.body)
             }
-            _ => Response::error(405, "method-not-allowed", "use GET for a greeting, POST for an echo")
-                .with_header("allow", "GET, HEAD, POST"),
+            _ => Response::error(
+                405,
+                "method-not-allowed",
+                "use GET for a greeting, POST for an echo",
+            )
+            .with_header("allow", "GET, HEAD, POST"),
         }
     }
 }

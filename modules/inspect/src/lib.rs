@@ -35,9 +35,8 @@ guest_sdk::http_handler!(Inspect);
 fn inspect(body: &[u8]) -> Result<Response, Response> {
     let threshold = threshold()?;
     let started = Instant::now();
-    let picture = picture::decode(body).map_err(|error| {
-        Response::error(error.status(), error.code(), &error.to_string())
-    })?;
+    let picture = picture::decode(body)
+        .map_err(|error| Response::error(error.status(), error.code(), &error.to_string()))?;
     let tensor = picture::to_tensor(&picture);
     let prepared = Instant::now();
     let scores = classify(tensor).map_err(|error| model_response(&error))?;

@@ -166,12 +166,21 @@ mod tests {
         assert_eq!(decode(b"GIF89a......").unwrap_err().status(), 415);
         assert_eq!(decode(b"hello").unwrap_err().status(), 415);
         let whole = png(64, 64, [1, 2, 3]);
-        assert_eq!(decode(&whole[..whole.len() / 2]).unwrap_err().code(), "damaged-picture");
+        assert_eq!(
+            decode(&whole[..whole.len() / 2]).unwrap_err().code(),
+            "damaged-picture"
+        );
     }
 
     #[test]
     fn refuses_a_small_file_that_unfolds_to_a_huge_picture() {
-        assert_eq!(decode(&png(9000, 10, [0, 0, 0])).unwrap_err().code(), "picture-too-large");
-        assert_eq!(decode(&png(6000, 6000, [0, 0, 0])).unwrap_err().status(), 413);
+        assert_eq!(
+            decode(&png(9000, 10, [0, 0, 0])).unwrap_err().code(),
+            "picture-too-large"
+        );
+        assert_eq!(
+            decode(&png(6000, 6000, [0, 0, 0])).unwrap_err().status(),
+            413
+        );
     }
 }

@@ -72,7 +72,10 @@ mod tests {
         assert_eq!(decision(&[0.9, 0.05, 0.03, 0.02]), Decision::Pass);
         assert_eq!(decision(&[0.4, 0.3, 0.2, 0.1]), Decision::Reject);
         assert_eq!(decision(&[0.0, 0.0, 1.0, 0.0]), Decision::Reject);
-        assert_eq!(judge(&[0.1, 0.2, 0.3, 0.4], 0.5).unwrap().orientation_deg, 270);
+        assert_eq!(
+            judge(&[0.1, 0.2, 0.3, 0.4], 0.5).unwrap().orientation_deg,
+            270
+        );
     }
 
     #[test]

@@ -38,7 +38,10 @@ pub fn extract(samples: &[f64], rate_hz: f64) -> [f32; COUNT] {
     let strongest = power
         .iter()
         .enumerate()
-        .fold((0, f64::MIN), |best, (k, &p)| if p > best.1 { (k, p) } else { best })
+        .fold(
+            (0, f64::MIN),
+            |best, (k, &p)| if p > best.1 { (k, p) } else { best },
+        )
         .0 as f64;
     let centroid = power
         .iter()
@@ -118,16 +121,25 @@ mod tests {
             let found = extract(&case.samples, case.rate_hz);
             assert_eq!(case.features.len(), COUNT);
             for (k, (a, b)) in found.iter().zip(&case.features).enumerate() {
-                assert!((a - b).abs() <= 1e-5 * b.abs().max(1.0), "case {index}, feature {k}: {a} is not {b}");
+                assert!(
+                    (a - b).abs() <= 1e-5 * b.abs().max(1.0),
+                    "case {index}, feature {k}: {a} is not {b}"
+                );
             }
         }
     }
 
     #[test]
     fn finds_the_frequency_of_a_sine() {
-        let sine: Vec<f64> = (0..100).map(|t| (TAU * 2.0 * f64::from(t) / 10.0).sin()).collect();
+        let sine: Vec<f64> = (0..100)
+            .map(|t| (TAU * 2.0 * f64::from(t) / 10.0).sin())
+            .collect();
         let found = extract(&sine, 10.0);
-        assert!((found[6] - 2.0 / 5.0).abs() < 1e-6, "2 Hz of at most 5 Hz, not {}", found[6]);
+        assert!(
+            (found[6] - 2.0 / 5.0).abs() < 1e-6,
+            "2 Hz of at most 5 Hz, not {}",
+            found[6]
+        );
         assert!((found[RMS] - 0.5_f32.sqrt()).abs() < 1e-3);
     }
 

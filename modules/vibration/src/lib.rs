@@ -115,12 +115,18 @@ fn score(rows: &[[f32; features::COUNT]]) -> Result<Vec<f32>, String> {
     let model = Model::by_name(&config::value_or("model", "vibration"))
         .map_err(|error| error.to_string())?;
     let outputs = model
-        .run(vec![("X".to_owned(), Tensor::f32(shape, rows.as_flattened()))])
+        .run(vec![(
+            "X".to_owned(),
+            Tensor::f32(shape, rows.as_flattened()),
+        )])
         .map_err(|error| error.to_string())?;
     outputs
         .iter()
         .find(|(name, _)| name == "scores")
         .and_then(|(_, tensor)| tensor.to_f32())
         .filter(|scores| scores.len() == rows.len())
-        .ok_or_else(|| "the model does not answer one score per window; check which model is deployed".to_owned())
+        .ok_or_else(|| {
+            "the model does not answer one score per window; check which model is deployed"
+                .to_owned()
+        })
 }

@@ -41,7 +41,10 @@ impl fmt::Display for WindowError {
             Self::Encoding(encoding) => write!(f, "a window is JSON, not {encoding:?}"),
             Self::Shape(error) => write!(f, "not a window: {error}"),
             Self::Length(n) => {
-                write!(f, "{n} samples; a window has {MIN_SAMPLES} to {MAX_SAMPLES}")
+                write!(
+                    f,
+                    "{n} samples; a window has {MIN_SAMPLES} to {MAX_SAMPLES}"
+                )
             }
             Self::Rate(rate) => write!(f, "a rate of {rate} Hz is not possible"),
         }
@@ -89,6 +92,9 @@ mod tests {
         let samples = vec!["1"; MIN_SAMPLES].join(",");
         let stopped = format!(r#"{{"machine":"m","rate_hz":0,"samples":[{samples}]}}"#);
         assert!(matches!(json(&stopped), Err(WindowError::Rate(_))));
-        assert!(matches!(parse(Encoding::Cbor, b""), Err(WindowError::Encoding(_))));
+        assert!(matches!(
+            parse(Encoding::Cbor, b""),
+            Err(WindowError::Encoding(_))
+        ));
     }
 }

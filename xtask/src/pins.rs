@@ -1,0 +1,141 @@
+//! What set-up brings in: the table `xtask/pins.toml`.
+
+use anyhow::{Context as _, Result};
+use serde::Deserialize;
+
+/// The whole table.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Pins {
+    /// Python version whose wheels are taken.
+    pub(crate) python: String,
+    #[serde(rename = "wheel")]
+    pub(crate) wheels: Vec<Wheel>,
+    pub(crate) local: Vec<Local>,
+    pub(crate) made: Vec<Made>,
+    pub(crate) venv: Venv,
+    pub(crate) tools: Tools,
+    pub(crate) debian: Debian,
+}
+
+/// A Python package from which files are taken.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Wheel {
+    pub(crate) package: String,
+    pub(crate) version: String,
+    /// Only on machines of this kind; on all if it is not set.
+    pub(crate) arch: Option<String>,
+    /// Platform tag of the wheel; `any` if it is not set.
+    pub(crate) platform: Option<String>,
+    #[serde(rename = "file")]
+    pub(crate) files: Vec<File>,
+}
+
+/// A file in a wheel.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct File {
+    pub(crate) from: String,
+    /// Below `artifacts/`.
+    pub(crate) to: String,
+    pub(crate) sha256: String,
+}
+
+/// A file of the repository that has its place in `artifacts/`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Local {
+    pub(crate) from: String,
+    /// Below `artifacts/`.
+    pub(crate) to: String,
+}
+
+/// Files that a script of ours makes.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Made {
+    pub(crate) script: String,
+    pub(crate) args: Vec<String>,
+    /// Below `artifacts/`.
+    pub(crate) inputs: Vec<String>,
+    /// Below `artifacts/`.
+    pub(crate) outputs: Vec<String>,
+}
+
+/// The Python test clients.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Venv {
+    pub(crate) requirements: Vec<String>,
+}
+
+/// Versions of the slow clients.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Tools {
+    pub(crate) wkg: String,
+    pub(crate) cargo_deny: String,
+}
+
+/// Names of Debian packages.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Debian {
+    pub(crate) wasm: Vec<String>,
+    pub(crate) python: Vec<String>,
+    pub(crate) clients: Vec<String>,
+}
+
+impl Pins {
+    /// The table that this program was built with.
+    pub(crate) fn load() -> Result<Self> {
+        toml::from_str(include_str!("../pins.toml")).context("failed to read xtask/pins.toml")
+    }
+
+    /// The wheels for this kind of machine.
+    pub(crate) fn wheels_here(&self) -> impl Iterator<Item = &Wheel> {
+        self.wheels.iter().filter(|wheel| {
+            wheel
+                .arch
+                .as_deref()
+                .is_none_or(|arch| arch == std::env::consts::ARCH)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    #[test]
+    fn every_pin_has_a_whole_digest_and_no_two_the_same_place_on_a_machine() {
+        let pins = Pins::load().unwrap();
+        for arch in ["x86_64", "aarch64"] {
+            let mut places = Vec::new();
+            for wheel in &pins.wheels {
+                if wheel.arch.as_deref().is_some_and(|a| a != arch) {
+                    continue;
+                }
+                for file in &wheel.files {
+                    assert_eq!(file.sha256.len(), 64, "{}", file.to);
+                    assert!(!places.contains(&&file.to), "{} twice", file.to);
+                    places.push(&file.to);
+                }
+            }
+            assert!(
+                places.iter().any(|to| *to == "lib/libonnxruntime.so"),
+                "{arch}"
+            );
+        }
+    }
+
+    #[test]
+    fn every_requirement_names_one_version() {
+        for requirement in Pins::load().unwrap().venv.requirements {
+            assert!(requirement.contains("=="), "{requirement}");
+        }
+    }
+}

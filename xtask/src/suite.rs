@@ -1,0 +1,163 @@
+//! The chores that build and run the workspace itself.
+
+use std::{
+    os::unix::process::CommandExt as _,
+    path::PathBuf,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+
+use crate::{checkout::Checkout, command, guests, progress, setup};
+
+/// What each step of `test` took.
+struct Steps {
+    started: Instant,
+    done: Vec<(String, Duration)>,
+}
+
+impl Steps {
+    fn run(&mut self, name: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
+        eprintln!("\n== {name}");
+        let started = Instant::now();
+        let result = work();
+        if result.is_err() {
+            self.close(Some(name));
+        }
+        self.done.push((name.to_owned(), started.elapsed()));
+        result.with_context(|| format!("failed at: {name}"))
+    }
+
+    fn close(&self, failed: Option<&str>) {
+        println!("\nstep                                      time");
+        for (name, took) in &self.done {
+            println!("{name:<40}  {}", progress::seconds(*took));
+        }
+        if let Some(name) = failed {
+            println!("{name:<40}  failed");
+        }
+        println!(
+            "{:<40}  {}",
+            "together",
+            progress::seconds(self.started.elapsed())
+        );
+        println!(
+            "steps: {} passed, {} failed",
+            self.done.len(),
+            usize::from(failed.is_some())
+        );
+    }
+}
+
+/// Everything that has to hold before a change is taken in.
+pub(crate) fn test(checkout: &Checkout, all: bool) -> Result<()> {
+    let root = checkout.root();
+    let modules = root.join("modules");
+    let host = modules.join("target/host");
+    let mut steps = Steps {
+        started: Instant::now(),
+        done: Vec::new(),
+    };
+    let cargo = |line: &str| command::cargo(root, line.split(' '));
+    let guest = |line: &str| {
+        let mut cargo = command::cargo(&modules, line.split(' '));
+        cargo.env("CARGO_TARGET_DIR", &host);
+        cargo
+    };
+    steps.run("setup", || setup::run(checkout, all))?;
+    steps.run("guests", || guests::build(checkout))?;
+    if all {
+        steps.run("example guests", || build_examples(checkout))?;
+    }
+    steps.run("format", || {
+        command::run(&mut cargo("fmt --all --check"))?;
+        command::run(&mut guest("fmt --all --check"))
+    })?;
+    if let Some(deny) = cargo_deny(checkout) {
+        steps.run("licences, bans and sources", || {
+            command::run(
+                Command::new(deny)
+                    .args(["--locked", "check", "licenses", "bans", "sources"])
+                    .current_dir(root),
+            )
+        })?;
+    }
+    steps.run("lints", || {
+        command::run(&mut cargo(
+            "clippy --workspace --all-targets --release --locked -- -D warnings",
+        ))?;
+        command::run(&mut guest(
+            "clippy --workspace --all-targets --locked -- -D warnings",
+        ))
+    })?;
+    steps.run("build", || {
+        command::run(&mut cargo("build --workspace --release --locked"))
+    })?;
+    steps.run("guest tests", || {
+        command::run(&mut guest("test --workspace --locked"))
+    })?;
+    steps.run("tests", || {
+        let mut tests = cargo("test --workspace --release --locked");
+        if all {
+            tests.env("FLEET_WKG", checkout.artifact("tools/bin/wkg"));
+        }
+        command::run(&mut tests)
+    })?;
+    steps.run("demo --check", || {
+        command::run(program(checkout, "demo").arg("--check"))
+    })?;
+    steps.close(None);
+    Ok(())
+}
+
+/// Sets up, builds and runs a program of the workspace.
+pub(crate) fn run_program(checkout: &Checkout, name: &str, arguments: &[String]) -> Result<()> {
+    setup::run(checkout, false)?;
+    if name == "fleet-bench" {
+        setup::bench_clients()?;
+    }
+    guests::build(checkout)?;
+    progress::heading("build: the programs, in the release profile");
+    command::run(&mut command::cargo(
+        checkout.root(),
+        ["build", "--workspace", "--bins", "--release", "--locked"],
+    ))?;
+    // The program takes this one's place, so that Ctrl-C is its own affair.
+    let error = program(checkout, name).args(arguments).exec();
+    Err(error).with_context(|| format!("failed to start {name}"))
+}
+
+fn program(checkout: &Checkout, name: &str) -> Command {
+    let mut program = Command::new(checkout.program(name));
+    program.current_dir(checkout.root());
+    program
+}
+
+/// `cargo deny`, as `--all` builds it or as the machine has it.
+fn cargo_deny(checkout: &Checkout) -> Option<PathBuf> {
+    let own = checkout.artifact("tools/bin/cargo-deny");
+    if own.exists() {
+        Some(own)
+    } else {
+        command::on_path("cargo-deny").then(|| PathBuf::from("cargo-deny"))
+    }
+}
+
+/// Builds the guests of examples/ that are not Rust.
+fn build_examples(checkout: &Checkout) -> Result<()> {
+    let examples = checkout.root().join("examples");
+    for entry in std::fs::read_dir(&examples)
+        .with_context(|| format!("failed to list {}", examples.display()))?
+    {
+        let script = entry?.path().join("build.sh");
+        if script.is_file() {
+            command::run(
+                Command::new("bash")
+                    .arg(&script)
+                    .current_dir(checkout.root()),
+            )?;
+        }
+    }
+    Ok(())
+}
