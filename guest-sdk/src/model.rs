@@ -31,7 +31,12 @@ impl Model {
             .map_err(|error| ModelError::from_host("the model", &error))?;
         let inputs = inputs
             .into_iter()
-            .map(|(name, tensor)| (name, HostTensor::new(&tensor.shape, tensor.ty, &tensor.data)))
+            .map(|(name, tensor)| {
+                (
+                    name,
+                    HostTensor::new(&tensor.shape, tensor.ty, &tensor.data),
+                )
+            })
             .collect();
         let outputs = context
             .compute(inputs)
