@@ -4,3 +4,4 @@ mod buffer;
 pub mod latency;
 pub mod models;
 pub mod streams;
+pub mod uplink;
