@@ -114,8 +114,8 @@ impl Archive {
                     None => break,
                 },
                 () = until(self.due) => self.flush().await,
-                // Nobody will hear of what comes from here on; it is sent again after the start.
-                () = stop.cancelled() => break,
+                // What does not fit on the disk now is sent again after the next start.
+                () = stop.cancelled(), if full => break,
             }
         }
         self.flush().await;

@@ -91,6 +91,8 @@ impl DataDir {
                 .map_err(io(&version))?,
         }
         let dir = Self { root, _lock: lock };
+        // Left by a process that was killed; whoever waits for the file must not find it.
+        let _ = std::fs::remove_file(dir.endpoint());
         let _ = std::fs::remove_dir_all(dir.uploads());
         for folder in [dir.ca(), dir.objects(), dir.uploads()] {
             std::fs::create_dir_all(&folder).map_err(io(&folder))?;

@@ -232,3 +232,6 @@ impl Piece {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

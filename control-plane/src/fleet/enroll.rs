@@ -24,7 +24,7 @@ pub(crate) enum EnrollError {
     UsedToken,
     /// The id is taken.
     #[error(
-        "node {0} has joined already: give this one another id, or remove the old one with `edgectl node delete {0}` (DELETE /api/v1/nodes/{0})"
+        "node {0} has joined already: give this one another id, or remove the old one first with `edgectl delete node {0}`"
     )]
     Taken(NodeId),
     /// The certificate request is not one.

@@ -1,4 +1,5 @@
 use axum::Json;
+use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
 use fleet_api::ids::Name;
 use fleet_api::rest::{ApplyResult, DeploymentStatus, ErrorBody};
@@ -40,9 +41,11 @@ pub(super) async fn apply(
     State(api): State<Api>,
     _: Operator,
     Query(query): Query<ApplyQuery>,
-    body: String,
+    body: Bytes,
 ) -> Result<Json<ApplyResult>, ApiError> {
-    Ok(Json(api.fleet.apply(&body, query.dry_run).await?))
+    let text = std::str::from_utf8(&body)
+        .map_err(|_| ApiError::invalid("the deployment is not text: send its TOML in UTF-8"))?;
+    Ok(Json(api.fleet.apply(text, query.dry_run).await?))
 }
 
 /// Takes a deployment away from its nodes.
