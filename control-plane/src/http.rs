@@ -15,6 +15,7 @@ mod oci;
 mod openapi;
 mod router;
 mod tokens;
+mod unread;
 
 use std::sync::Arc;
 use std::time::Instant;

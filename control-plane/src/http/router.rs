@@ -9,6 +9,7 @@ use axum::routing::{delete, get, patch, post, put};
 use super::error::ApiError;
 use super::{
     Api, archive, artifacts, dashboard, deployments, enroll, health, nodes, oci, openapi, tokens,
+    unread,
 };
 
 /// REST bodies are small; the registry sets bounds of its own.
@@ -79,6 +80,7 @@ fn finish(router: Router<Api>, api: Api) -> Router {
     router
         .fallback(unknown)
         .method_not_allowed_fallback(not_allowed)
+        .layer(axum::middleware::from_fn(unread::hear_out))
         .with_state(api)
 }
 
