@@ -50,7 +50,7 @@ async fn handlers_that_cannot_run_are_refused_with_the_reason() -> Result<()> {
     refuses(&fleet, "handler", "x:1", worldless, &["wasi:http"]).await?;
     let mut torn = std::fs::read(Checkout::module("hello")?)?;
     torn.truncate(torn.len() / 2);
-    refuses(&fleet, "handler", "x:1", torn, &["handler"]).await?;
+    refuses(&fleet, "handler", "x:1", torn, &["not valid WebAssembly"]).await?;
     let model = std::fs::read(Checkout::model("vibration")?)?;
     refuses(&fleet, "handler", "x:1", model, &["WebAssembly"]).await?;
     fleet.finish().await
