@@ -1,0 +1,76 @@
+//! The HTTP listeners of a node: the data plane, and the admin one.
+//!
+//! ```text
+//! data plane ─► listen (connections, limits, drain) ─► dispatch ─┬─ /v2      ─► models
+//!                                                               ├─ /streams ─► streams
+//!                                                               └─ the rest ─► handlers
+//! admin      ─► listen ─► /healthz /readyz /metrics /status
+//! ```
+//!
+//! Sockets are bound early, so that a port in use stops the start before
+//! anything else has happened, and served late, once all parts are there.
+
+mod admin;
+mod body;
+mod dispatch;
+mod listen;
+/// Answers that the runtime itself gives.
+pub mod reply;
+#[cfg(test)]
+mod tests;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+pub use admin::{Admin, Status};
+pub use body::{Body, BodyError};
+pub use listen::GatewayError;
+
+use listen::Listener;
+
+use crate::handlers::Handlers;
+use crate::models::Models;
+
+/// What the data plane leads to.
+#[derive(Clone)]
+pub struct Parts {
+    /// Every path but the reserved ones.
+    pub handlers: Handlers,
+    /// `/v2`
+    pub models: Models,
+}
+
+/// The data plane's listener.
+pub struct Gateway {
+    listener: Listener,
+}
+
+impl Gateway {
+    /// Takes the address; connections wait until [`Gateway::serve`].
+    ///
+    /// # Errors
+    /// [`GatewayError`] if the address cannot be taken.
+    pub async fn bind(address: SocketAddr) -> Result<Self, GatewayError> {
+        let listener = Listener::bind(address, "--listen").await?;
+        Ok(Self { listener })
+    }
+
+    /// Where it is reached, `http://HOST:PORT`.
+    pub fn url(&self) -> String {
+        self.listener.url()
+    }
+
+    /// Serves until `stop`, then lets requests under way end, for `drain` at most.
+    pub async fn serve(self, parts: Parts, drain: Duration, stop: CancellationToken) {
+        let parts = Arc::new(parts);
+        let ids = Arc::new(dispatch::RequestIds::new());
+        let service = move |request| {
+            let (parts, ids) = (Arc::clone(&parts), Arc::clone(&ids));
+            async move { dispatch::dispatch(&parts, &ids, request).await }
+        };
+        self.listener.serve(service, drain, stop).await;
+    }
+}

@@ -1,0 +1,182 @@
+//! Connections: how many, how slow a client may be, and how they end.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::Body;
+
+const MAX_CONNECTIONS: usize = 4096;
+/// How long a client may take for a request's head, and idle between requests.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+const MAX_HEADERS: usize = 128;
+/// Bytes of a request's head, and of what is read ahead of a body.
+const MAX_HEAD_BYTES: usize = 64 << 10;
+const MAX_STREAMS: u32 = 256;
+/// Pause after the system refused a connection, for instance for want of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// A listener cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum GatewayError {
+    /// Another process has the address.
+    #[error(
+        "listen on {address}: another process uses this address; stop it, or give another one with {flag}"
+    )]
+    InUse {
+        /// The address.
+        address: SocketAddr,
+        /// What sets it.
+        flag: &'static str,
+    },
+    /// The address cannot be used.
+    #[error("listen on {address}: give another address with {flag}")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// What sets it.
+        flag: &'static str,
+        /// The system's reason.
+        source: io::Error,
+    },
+}
+
+pub(super) struct Listener {
+    socket: TcpListener,
+    address: SocketAddr,
+}
+
+impl Listener {
+    pub(super) async fn bind(
+        address: SocketAddr,
+        flag: &'static str,
+    ) -> Result<Self, GatewayError> {
+        let failed = |source: io::Error| match source.kind() {
+            io::ErrorKind::AddrInUse => GatewayError::InUse { address, flag },
+            _ => GatewayError::Bind {
+                address,
+                flag,
+                source,
+            },
+        };
+        let socket = TcpListener::bind(address).await.map_err(failed)?;
+        let address = socket.local_addr().map_err(failed)?;
+        Ok(Self { socket, address })
+    }
+
+    pub(super) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Serves until `stop`; then each connection ends after its request, or
+    /// when `drain` has passed.
+    pub(super) async fn serve<S, F>(self, service: S, drain: Duration, stop: CancellationToken)
+    where
+        S: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+        F: Future<Output = Response<Body>> + Send + 'static,
+    {
+        let protocol = Arc::new(protocol());
+        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let connections = TaskTracker::new();
+        loop {
+            let next = accept(&self.socket, &places);
+            let (stream, place) = tokio::select! {
+                next = next => next,
+                () = stop.cancelled() => break,
+            };
+            let (protocol, service, stop) =
+                (Arc::clone(&protocol), service.clone(), stop.clone());
+            connections.spawn(async move {
+                let _place = place;
+                connection(stream, &protocol, service, drain, &stop).await;
+            });
+        }
+        drop(self.socket);
+        connections.close();
+        connections.wait().await;
+    }
+}
+
+async fn accept(
+    socket: &TcpListener,
+    places: &Arc<Semaphore>,
+) -> (TcpStream, OwnedSemaphorePermit) {
+    let place = Arc::clone(places).acquire_owned().await;
+    let place = place.expect("the semaphore is never closed");
+    loop {
+        match socket.accept().await {
+            Ok((stream, _)) => return (stream, place),
+            Err(error) => {
+                tracing::warn!("a connection could not be taken: {error}");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn protocol() -> auto::Builder<TokioExecutor> {
+    let mut protocol = auto::Builder::new(TokioExecutor::new());
+    protocol
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_headers(MAX_HEADERS)
+        .max_buf_size(MAX_HEAD_BYTES)
+        .pipeline_flush(true);
+    protocol
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(HEADER_TIMEOUT)
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(MAX_HEAD_BYTES as u32);
+    protocol
+}
+
+async fn connection<S, F>(
+    stream: TcpStream,
+    protocol: &auto::Builder<TokioExecutor>,
+    service: S,
+    drain: Duration,
+    stop: &CancellationToken,
+) where
+    S: Fn(Request<Incoming>) -> F + Send + Sync + 'static,
+    F: Future<Output = Response<Body>> + Send + 'static,
+{
+    // Small answers must not wait for the client's acknowledgement.
+    let _ = stream.set_nodelay(true);
+    let service = service_fn(move |request| {
+        let answer = service(request);
+        async move { Ok::<_, Infallible>(answer.await) }
+    });
+    let mut serving = pin!(protocol.serve_connection(TokioIo::new(stream), service));
+    let ended = tokio::select! {
+        ended = serving.as_mut() => ended,
+        () = stop.cancelled() => {
+            serving.as_mut().graceful_shutdown();
+            match timeout(drain, serving).await {
+                Ok(ended) => ended,
+                Err(_) => {
+                    tracing::warn!("a request was cut off: it did not end within the drain time");
+                    return;
+                }
+            }
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!("a connection ended early: {error}");
+    }
+}

@@ -1,0 +1,357 @@
+//! Handlers: WebAssembly components that answer HTTP requests and work on streams.
+//!
+//! ```text
+//! desired ─► prepare: compile (cache) ─► link ─► try out ─► PreparedHandler
+//!                                                               │ switch: the whole table at once
+//! request ─► serve: routes ─► turn (limits) ─► instance ─► exchange ─► response
+//! batch ──► process: by name ─► turn ─► instance ─► outputs
+//! ```
+//!
+//! A version takes part only after it has come up once; what was under way at
+//! a switch ends on the version that it began on. Every call has its own
+//! bounds on memory, CPU time, wall-clock time and body size, and a fault
+//! costs that call alone.
+
+mod cache;
+mod call;
+mod capabilities;
+mod compile;
+mod engine;
+mod error;
+mod exchange;
+mod guest_log;
+mod handler;
+mod limits;
+mod metered;
+mod processor;
+mod request;
+mod routes;
+mod state;
+mod stats;
+#[cfg(test)]
+mod tests;
+mod world;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use fleet_api::health::HandlerHealth;
+use fleet_api::ids::{Name, Version};
+use http::{Request, Response, StatusCode};
+use tokio::sync::Semaphore;
+use wasmtime::component::Linker;
+
+pub use capabilities::outbound::OriginError;
+pub use engine::Allocation;
+pub use error::HandlerError;
+pub use handler::HandlerSpec;
+pub use processor::{ProcessOutput, ProcessRecord};
+pub(crate) use request::REQUEST_ID;
+
+use cache::Cache;
+use capabilities::Grant;
+use capabilities::outbound::{Client, Origins};
+use compile::Compiler;
+use engine::Engine;
+use handler::Handler;
+use routes::{RouteTable, Taken};
+use state::GuestState;
+use world::World;
+
+use crate::gateway::{Body, reply};
+use crate::models::Models;
+
+const SWEEP_EVERY: Duration = Duration::from_secs(10);
+
+/// The worlds that a handler may be of.
+pub const WORLDS: [&str; 3] = [
+    "wasi:http/proxy@0.2",
+    "wasi:http/service@0.3",
+    "edge:runtime/processor@0.1",
+];
+
+/// How handlers run on this node.
+#[derive(Debug, Clone)]
+pub struct HandlersConfig {
+    /// Folder of compiled components and the node's key for them; none compiles anew at each start.
+    pub cache_dir: Option<PathBuf>,
+    /// Instances of all handlers at the same time. Default 128.
+    pub max_instances: usize,
+}
+
+impl Default for HandlersConfig {
+    fn default() -> Self {
+        Self {
+            cache_dir: None,
+            max_instances: 128,
+        }
+    }
+}
+
+/// The handlers of this node. Cheap to clone.
+#[derive(Clone)]
+pub struct Handlers(Arc<Shared>);
+
+struct Shared {
+    engine: Engine,
+    linker: Linker<GuestState>,
+    compiler: Arc<Compiler>,
+    models: Models,
+    client: Client,
+    places: Arc<Semaphore>,
+    table: ArcSwap<Table>,
+}
+
+struct Table {
+    routes: RouteTable<Arc<Handler>>,
+    all: Vec<Arc<Handler>>,
+}
+
+/// A handler that has come up once and does not serve yet. Cheap to clone.
+#[derive(Clone)]
+pub struct PreparedHandler(Arc<Handler>);
+
+impl PreparedHandler {
+    /// Its name.
+    pub fn name(&self) -> &Name {
+        &self.0.spec.name
+    }
+
+    /// Its version.
+    pub fn version(&self) -> &Version {
+        &self.0.spec.version
+    }
+
+    /// What it was prepared from.
+    pub fn spec(&self) -> &HandlerSpec {
+        &self.0.spec
+    }
+}
+
+impl fmt::Debug for PreparedHandler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PreparedHandler({}:{})", self.name(), self.version())
+    }
+}
+
+impl Handlers {
+    /// Sets the engine up. Call it within a tokio runtime.
+    ///
+    /// # Errors
+    /// [`HandlerError::Engine`] or [`HandlerError::Cache`].
+    pub fn start(config: HandlersConfig, models: Models) -> Result<Self, HandlerError> {
+        let engine = Engine::start(config.max_instances)?;
+        let cache = match &config.cache_dir {
+            Some(dir) => Some(Cache::open(dir, engine.compatibility())?),
+            None => None,
+        };
+        let linker = capabilities::linker(&engine.wasm).map_err(|e| HandlerError::Engine {
+            reason: format!("{e:#}"),
+        })?;
+        let empty = Table {
+            routes: RouteTable::new(&[]).expect("no routes, no conflict"),
+            all: Vec::new(),
+        };
+        let shared = Arc::new(Shared {
+            compiler: Compiler::new(engine.wasm.clone(), cache),
+            engine,
+            linker,
+            models,
+            client: Client::default(),
+            places: Arc::new(Semaphore::new(config.max_instances)),
+            table: ArcSwap::from_pointee(empty),
+        });
+        tokio::spawn(sweep(Arc::downgrade(&shared)));
+        Ok(Self(shared))
+    }
+
+    /// Where instances live on this machine.
+    pub fn allocation(&self) -> Allocation {
+        self.0.engine.allocation
+    }
+
+    /// Compiles, links and tries a handler out. Nothing that serves changes. A
+    /// handler that serves already as asked for is handed back as it is.
+    ///
+    /// # Errors
+    /// [`HandlerError`] with the reason why it cannot run.
+    pub async fn prepare(&self, spec: HandlerSpec) -> Result<PreparedHandler, HandlerError> {
+        let shared = &self.0;
+        let serving = shared.table.load();
+        if let Some(same) = serving.all.iter().find(|handler| handler.spec == spec) {
+            return Ok(PreparedHandler(Arc::clone(same)));
+        }
+        drop(serving);
+        let origins = Origins::parse(spec.allow.http.iter().map(String::as_str))?;
+        let component = shared
+            .compiler
+            .component(spec.path.clone(), spec.digest.clone())
+            .await?;
+        let world = World::link(&shared.linker, &component, &spec.name)?;
+        let needed = component
+            .resources_required()
+            .and_then(|resources| resources.max_initial_memory_size)
+            .unwrap_or(0);
+        if needed > spec.limits.memory.0 {
+            return Err(HandlerError::Memory {
+                name: spec.name,
+                needed,
+                limit: spec.limits.memory.0,
+            });
+        }
+        let grant = Grant {
+            allow: spec.allow.clone(),
+            origins,
+            config: spec.config.clone(),
+            models: shared.models.clone(),
+            client: shared.client.clone(),
+        };
+        let places = Arc::clone(&shared.places);
+        let engine = shared.engine.wasm.clone();
+        let handler = Arc::new(Handler::new(spec, engine, world, grant, places));
+        handler
+            .try_out()
+            .await
+            .map_err(|reason| HandlerError::Start {
+                name: handler.spec.name.clone(),
+                reason,
+            })?;
+        Ok(PreparedHandler(handler))
+    }
+
+    /// Makes `handlers` the ones that serve, all at once; requests under way
+    /// end on the version that they began on.
+    ///
+    /// # Errors
+    /// [`HandlerError::RouteTaken`]; nothing has changed then.
+    pub fn switch(&self, handlers: Vec<PreparedHandler>) -> Result<(), HandlerError> {
+        let all: Vec<_> = handlers.into_iter().map(|handler| handler.0).collect();
+        let routes: Vec<_> = all
+            .iter()
+            .filter_map(|handler| Some((handler.spec.route.clone()?, Arc::clone(handler))))
+            .collect();
+        let table = RouteTable::new(&routes).map_err(|Taken(route)| {
+            let mut on_it = routes.iter().filter(|(r, _)| r.shape() == route.shape());
+            let mut name = || {
+                let (_, handler) = on_it.next().unwrap_or(&routes[0]);
+                handler.spec.name.clone()
+            };
+            HandlerError::RouteTaken {
+                first: name(),
+                second: name(),
+                route,
+            }
+        })?;
+        let table = Table { routes: table, all };
+        self.0.table.store(Arc::new(table));
+        Ok(())
+    }
+
+    /// Answers a request: by the handler on its route, or with 404.
+    pub async fn serve<B>(&self, request: Request<B>) -> Response<Body>
+    where
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<wasmtime_wasi_http::Error>,
+    {
+        let handler = {
+            let table = self.0.table.load();
+            let host = match request.uri().authority() {
+                Some(authority) => Some(authority.as_str()),
+                None => request
+                    .headers()
+                    .get(http::header::HOST)
+                    .and_then(|host| host.to_str().ok()),
+            };
+            table.routes.find(host, request.uri().path()).cloned()
+        };
+        match handler {
+            Some(handler) => request::respond(handler, request).await,
+            None => reply::error(
+                StatusCode::NOT_FOUND,
+                "no-route",
+                "no handler is deployed on this path",
+            ),
+        }
+    }
+
+    /// Runs a batch of `stream` through the processor `handler`.
+    ///
+    /// # Errors
+    /// [`HandlerError::NoProcessor`], [`HandlerError::Busy`], or
+    /// [`HandlerError::Call`] with the guest's own words or its fault.
+    pub async fn process(
+        &self,
+        handler: &str,
+        stream: &str,
+        batch: Vec<ProcessRecord>,
+    ) -> Result<Vec<ProcessOutput>, HandlerError> {
+        let found = {
+            let table = self.0.table.load();
+            let mut all = table.all.iter();
+            all.find(|h| h.spec.name.as_str() == handler && h.is_processor())
+                .cloned()
+        };
+        let found = found.ok_or_else(|| HandlerError::NoProcessor(handler.to_owned()))?;
+        processor::process(&found, stream, batch).await
+    }
+
+    /// Figures of every handler that serves.
+    pub fn health(&self) -> Vec<HandlerHealth> {
+        let table = self.0.table.load();
+        let figures = table.all.iter().map(|handler| {
+            let spec = &handler.spec;
+            handler
+                .stats
+                .health(spec.name.clone(), spec.version.clone())
+        });
+        figures.collect()
+    }
+
+    /// The last fault of each handler that had one, with the guest's stack.
+    pub fn last_faults(&self) -> Vec<(Name, Version, String)> {
+        let table = self.0.table.load();
+        let faults = table.all.iter().filter_map(|handler| {
+            let spec = &handler.spec;
+            let fault = handler.stats.last_fault()?;
+            Some((spec.name.clone(), spec.version.clone(), fault))
+        });
+        faults.collect()
+    }
+
+    /// Appends every handler's figures in Prometheus's text format.
+    pub fn render_metrics(&self, out: &mut String) {
+        let table = self.0.table.load();
+        let handlers: Vec<_> = table
+            .all
+            .iter()
+            .map(|handler| {
+                let spec = &handler.spec;
+                let labels = format!(
+                    "handler=\"{}\",version=\"{}\"",
+                    spec.name, spec.version
+                );
+                (labels, &handler.stats)
+            })
+            .collect();
+        stats::render(out, &handlers);
+    }
+}
+
+/// Lets idle warm instances go, for as long as there are handlers at all.
+async fn sweep(shared: Weak<Shared>) {
+    let mut interval = tokio::time::interval(SWEEP_EVERY);
+    loop {
+        interval.tick().await;
+        let Some(shared) = shared.upgrade() else {
+            return;
+        };
+        let now = Instant::now();
+        for handler in &shared.table.load().all {
+            handler.sweep(now);
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! From a component's file to machine code, off the serving threads.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use fleet_api::ids::Digest;
+use tokio::sync::Semaphore;
+use tokio::task;
+use wasmtime::component::Component;
+
+use super::HandlerError;
+use super::cache::Cache;
+
+const MAGIC: [u8; 4] = *b"\0asm";
+const COMPONENT_LAYER: [u8; 2] = [1, 0];
+
+/// How far a compiling thread steps back behind the serving ones.
+const NICE: i32 = 10;
+
+pub(super) struct Compiler {
+    engine: wasmtime::Engine,
+    cache: Option<Cache>,
+    one_at_a_time: Semaphore,
+}
+
+impl Compiler {
+    pub(super) fn new(engine: wasmtime::Engine, cache: Option<Cache>) -> Arc<Self> {
+        Arc::new(Self {
+            engine,
+            cache,
+            one_at_a_time: Semaphore::new(1),
+        })
+    }
+
+    /// The component in `path`, from the cache where it has been compiled before.
+    pub(super) async fn component(
+        self: &Arc<Self>,
+        path: PathBuf,
+        digest: Digest,
+    ) -> Result<Component, HandlerError> {
+        let _turn = self
+            .one_at_a_time
+            .acquire()
+            .await
+            .map_err(|_| HandlerError::Stopping)?;
+        let this = Arc::clone(self);
+        task::spawn_blocking(move || this.load_or_compile(&path, &digest))
+            .await
+            .map_err(|_| HandlerError::Stopping)?
+    }
+
+    fn load_or_compile(&self, path: &Path, digest: &Digest) -> Result<Component, HandlerError> {
+        if let Some(component) = self.load(digest) {
+            return Ok(component);
+        }
+        let bytes = std::fs::read(path).map_err(|source| HandlerError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        let found = Digest::of(&bytes);
+        if found != *digest {
+            return Err(HandlerError::Digest {
+                path: path.to_owned(),
+                wanted: digest.clone(),
+                found,
+            });
+        }
+        check_layer(path, &bytes)?;
+        let start = Instant::now();
+        tracing::info!(path = %path.display(), bytes = bytes.len(), "compiling a component");
+        let component = self.compile(path, &bytes)?;
+        let ms = start.elapsed().as_millis();
+        tracing::info!(path = %path.display(), ms, "compiled the component");
+        self.store(digest, &component);
+        Ok(component)
+    }
+
+    fn load(&self, digest: &Digest) -> Option<Component> {
+        let compiled = self.cache.as_ref()?.load(digest)?;
+        #[expect(unsafe_code, reason = "the engine cannot check native code by itself")]
+        // SAFETY: the bytes carry this node's MAC, so this runtime has serialized them itself.
+        let component = unsafe { Component::deserialize(&self.engine, compiled) };
+        component
+            .inspect_err(|error| tracing::warn!("a compiled component cannot be used: {error:#}"))
+            .ok()
+    }
+
+    fn store(&self, digest: &Digest, component: &Component) {
+        let Some(cache) = &self.cache else { return };
+        let stored = component
+            .serialize()
+            .map_err(std::io::Error::other)
+            .and_then(|compiled| cache.store(digest, &compiled));
+        if let Err(error) = stored {
+            tracing::warn!(%digest, "the compiled component is not kept for the next start: {error}");
+        }
+    }
+
+    fn compile(&self, path: &Path, bytes: &[u8]) -> Result<Component, HandlerError> {
+        let failed = |reason: String| HandlerError::Compile {
+            path: path.to_owned(),
+            reason,
+        };
+        let threads = rayon::ThreadPoolBuilder::new()
+            .thread_name(|i| format!("compile-{i}"))
+            .start_handler(|_| step_back())
+            .build()
+            .map_err(|e| failed(e.to_string()))?;
+        threads
+            .install(|| Component::from_binary(&self.engine, bytes))
+            .map_err(|e| failed(format!("{e:#}")))
+    }
+}
+
+fn step_back() {
+    if let Err(error) = rustix::process::nice(NICE) {
+        tracing::debug!("compiling at normal priority: {error}");
+    }
+}
+
+fn check_layer(path: &Path, bytes: &[u8]) -> Result<(), HandlerError> {
+    let path = || path.to_owned();
+    match bytes.strip_prefix(&MAGIC) {
+        None => Err(HandlerError::NotWasm { path: path() }),
+        Some([_, _, a, b, ..]) if [*a, *b] == COMPONENT_LAYER => Ok(()),
+        Some([_, _, 0, 0, ..]) => Err(HandlerError::CoreModule { path: path() }),
+        Some(_) => Err(HandlerError::NotWasm { path: path() }),
+    }
+}

@@ -1,0 +1,261 @@
+//! One handler version that is ready to serve: linked, tried, with its limits.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use fleet_api::deployment::{Allow, Isolation, Limits, Route};
+use fleet_api::desired::DesiredHandler;
+use fleet_api::ids::{Digest, Name, Version};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use wasmtime::Store;
+
+use super::call::Call;
+use super::capabilities::Grant;
+use super::guest_log::LogShare;
+use super::metered::Metered;
+use super::state::GuestState;
+use super::stats::Stats;
+use super::world::{Guest, World};
+
+/// Calls that may wait for their turn, for each that may run.
+const QUEUE_PER_SLOT: u64 = 4;
+const MIN_QUEUE: u64 = 64;
+/// How long a call waits for its turn.
+const QUEUE_WAIT: Duration = Duration::from_secs(1);
+/// Calls that one warm instance serves before it is replaced.
+const MAX_USES: u32 = 10_000;
+/// How long a warm instance is kept without work.
+const MAX_IDLE: Duration = Duration::from_secs(30);
+
+/// A handler as it is to be prepared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HandlerSpec {
+    /// Its name.
+    pub name: Name,
+    /// Its version.
+    pub version: Version,
+    /// Digest of the component.
+    pub digest: Digest,
+    /// File of the component.
+    pub path: PathBuf,
+    /// Where it serves; none for a stream processor.
+    pub route: Option<Route>,
+    /// Bounds of a call.
+    pub limits: Limits,
+    /// What it may reach.
+    pub allow: Allow,
+    /// What wasi:config answers.
+    pub config: BTreeMap<String, String>,
+    /// Whether calls share instances.
+    pub isolation: Isolation,
+    /// Its environment variables.
+    pub env: Vec<(String, String)>,
+}
+
+impl HandlerSpec {
+    /// A handler of the desired state, whose component lies in `path`.
+    pub fn from_desired(desired: &DesiredHandler, path: PathBuf) -> Self {
+        Self {
+            name: desired.artifact.name.clone(),
+            version: desired.artifact.version.clone(),
+            digest: desired.artifact.digest.clone(),
+            path,
+            route: desired.route.clone(),
+            limits: desired.limits.clone(),
+            allow: desired.allow.clone(),
+            config: desired.config.clone(),
+            isolation: desired.isolation,
+            env: Vec::new(),
+        }
+    }
+}
+
+pub(super) struct Handler {
+    pub(super) spec: HandlerSpec,
+    pub(super) stats: Stats,
+    pub(super) log: Arc<LogShare>,
+    engine: wasmtime::Engine,
+    world: World,
+    grant: Arc<Grant>,
+    turns: Arc<Semaphore>,
+    /// Places for instances of all handlers on the node.
+    places: Arc<Semaphore>,
+    warm: Mutex<Vec<Instance>>,
+}
+
+/// An instance with its store.
+pub(super) struct Instance {
+    pub(super) store: Store<GuestState>,
+    pub(super) guest: Guest,
+    uses: u32,
+    idle_since: Instant,
+}
+
+/// The right to run one call; given back when dropped.
+pub(super) struct Turn {
+    _turn: OwnedSemaphorePermit,
+    _place: OwnedSemaphorePermit,
+}
+
+/// The handler has too much to do.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Busy;
+
+impl Handler {
+    pub(super) fn new(
+        spec: HandlerSpec,
+        engine: wasmtime::Engine,
+        world: World,
+        grant: Grant,
+        places: Arc<Semaphore>,
+    ) -> Self {
+        Self {
+            stats: Stats::default(),
+            log: LogShare::new(spec.name.clone(), spec.version.clone()),
+            engine,
+            world,
+            grant: Arc::new(grant),
+            turns: Arc::new(Semaphore::new(spec.limits.concurrency as usize)),
+            places,
+            warm: Mutex::default(),
+            spec,
+        }
+    }
+
+    pub(super) fn is_processor(&self) -> bool {
+        matches!(self.world, World::Processor(_))
+    }
+
+    /// Waits a short while for the right to run a call.
+    pub(super) async fn turn(&self) -> Result<Turn, Busy> {
+        if let (Ok(turn), Ok(place)) = (
+            Arc::clone(&self.turns).try_acquire_owned(),
+            Arc::clone(&self.places).try_acquire_owned(),
+        ) {
+            return Ok(Turn {
+                _turn: turn,
+                _place: place,
+            });
+        }
+        let queue = (u64::from(self.spec.limits.concurrency) * QUEUE_PER_SLOT).max(MIN_QUEUE);
+        let waiting = Waiting::enter(&self.stats);
+        if waiting.count > queue {
+            self.stats.refuse();
+            return Err(Busy);
+        }
+        let both = async {
+            let turn = Arc::clone(&self.turns).acquire_owned().await.ok()?;
+            let place = Arc::clone(&self.places).acquire_owned().await.ok()?;
+            Some(Turn {
+                _turn: turn,
+                _place: place,
+            })
+        };
+        match tokio::time::timeout(QUEUE_WAIT, both).await {
+            Ok(Some(turn)) => Ok(turn),
+            _ => {
+                self.stats.refuse();
+                Err(Busy)
+            }
+        }
+    }
+
+    /// A warm instance, or a new one.
+    pub(super) async fn instance(&self, call: &Arc<Call>) -> wasmtime::Result<Instance> {
+        if self.spec.isolation == Isolation::Reuse
+            && let Some(mut instance) = self.take_warm()
+        {
+            instance.store.data_mut().begin(Arc::clone(call));
+            instance.store.set_epoch_deadline(1);
+            return Ok(instance);
+        }
+        let mut store = GuestState::store(
+            &self.engine,
+            &self.grant,
+            &self.log,
+            &self.spec.env,
+            self.spec.limits.memory.0,
+            Arc::clone(call),
+        );
+        let guest = self.world.instantiate(&mut store).await?;
+        Ok(Instance {
+            store,
+            guest,
+            uses: 0,
+            idle_since: Instant::now(),
+        })
+    }
+
+    /// Takes an instance back after a call that went well.
+    pub(super) fn give_back(&self, mut instance: Instance) {
+        self.stats.memory(instance.store.data().memory.used());
+        instance.uses += 1;
+        if self.spec.isolation != Isolation::Reuse
+            || instance.uses >= MAX_USES
+            || instance.store.data_mut().has_open_body()
+        {
+            return;
+        }
+        instance.idle_since = Instant::now();
+        let mut warm = self.warm.lock().unwrap_or_else(PoisonError::into_inner);
+        warm.push(instance);
+    }
+
+    fn take_warm(&self) -> Option<Instance> {
+        let mut warm = self.warm.lock().unwrap_or_else(PoisonError::into_inner);
+        warm.pop()
+    }
+
+    /// Lets go of instances that had nothing to do for a while.
+    pub(super) fn sweep(&self, now: Instant) {
+        let mut warm = self.warm.lock().unwrap_or_else(PoisonError::into_inner);
+        // The ones used last are at the end; the idle ones leave from the front.
+        let fresh = warm
+            .iter()
+            .position(|i| now.duration_since(i.idle_since) < MAX_IDLE);
+        let count = fresh.unwrap_or(warm.len());
+        let idle: Vec<_> = warm.drain(..count).collect();
+        drop(warm);
+        drop(idle);
+    }
+
+    /// Brings one instance up and keeps it where that is of use.
+    pub(super) async fn try_out(self: &Arc<Self>) -> Result<(), String> {
+        let call = Arc::new(Call::new(
+            "trial".to_owned(),
+            &self.spec.limits,
+            Instant::now(),
+        ));
+        let (this, its_call) = (Arc::clone(self), Arc::clone(&call));
+        let work = async move {
+            let _turn = this.turn().await;
+            let instance = this.instance(&its_call).await?;
+            this.give_back(instance);
+            Ok(())
+        };
+        Metered::new(call, work)
+            .await
+            .map_err(|failed| format!("{:#}", failed.error))
+    }
+}
+
+struct Waiting<'a> {
+    stats: &'a Stats,
+    count: u64,
+}
+
+impl<'a> Waiting<'a> {
+    fn enter(stats: &'a Stats) -> Self {
+        let count = stats.waiting().fetch_add(1, Relaxed) + 1;
+        Self { stats, count }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.stats.waiting().fetch_sub(1, Relaxed);
+    }
+}

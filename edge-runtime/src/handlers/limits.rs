@@ -1,0 +1,176 @@
+//! Bounds on what one call into a guest may use.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+use wasmtime::ResourceLimiter;
+
+/// Bytes that one table element takes in the host.
+const TABLE_ELEMENT_BYTES: usize = 16;
+
+/// A bound that the guest ran into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Exceeded {
+    /// Wall-clock time.
+    #[error("it took longer than its limit of {} ms", .0.as_millis())]
+    Timeout(Duration),
+    /// CPU time.
+    #[error("it used more CPU time than its limit of {} ms", .0.as_millis())]
+    Cpu(Duration),
+}
+
+/// Total of all memories and tables of one store.
+#[derive(Debug)]
+pub(super) struct MemoryLimit {
+    limit: usize,
+    memories: usize,
+    tables: usize,
+    denied: bool,
+}
+
+impl MemoryLimit {
+    pub(super) fn new(limit_bytes: u64) -> Self {
+        Self {
+            limit: usize::try_from(limit_bytes).unwrap_or(usize::MAX),
+            memories: 0,
+            tables: 0,
+            denied: false,
+        }
+    }
+
+    /// What the store holds now; memories never shrink, so this is its peak too.
+    pub(super) fn used(&self) -> usize {
+        self.memories + self.tables
+    }
+
+    /// Whether the guest was refused memory.
+    pub(super) fn denied(&self) -> bool {
+        self.denied
+    }
+
+    fn admit(&mut self, more: usize) -> bool {
+        let fits = self
+            .used()
+            .checked_add(more)
+            .is_some_and(|used| used <= self.limit);
+        self.denied |= !fits;
+        fits
+    }
+}
+
+impl ResourceLimiter for MemoryLimit {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        if maximum.is_some_and(|maximum| desired > maximum) {
+            return Ok(false);
+        }
+        let more = desired.saturating_sub(current);
+        let fits = self.admit(more);
+        if fits {
+            self.memories += more;
+        }
+        Ok(fits)
+    }
+
+    fn table_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        if maximum.is_some_and(|maximum| desired > maximum) {
+            return Ok(false);
+        }
+        let more = desired
+            .saturating_sub(current)
+            .saturating_mul(TABLE_ELEMENT_BYTES);
+        let fits = self.admit(more);
+        if fits {
+            self.tables += more;
+        }
+        Ok(fits)
+    }
+}
+
+/// CPU time of one call: what its polls have used, measured on the thread that
+/// polls, so that neither waiting nor other work on the machine counts.
+#[derive(Debug, Default)]
+pub(super) struct CpuMeter {
+    used_ns: AtomicU64,
+    poll_start_ns: AtomicU64,
+}
+
+impl CpuMeter {
+    pub(super) fn poll_begins(&self) {
+        self.poll_start_ns.store(thread_cpu_ns(), Relaxed);
+    }
+
+    pub(super) fn poll_ends(&self) {
+        let spent = thread_cpu_ns().saturating_sub(self.poll_start_ns.load(Relaxed));
+        self.used_ns.fetch_add(spent, Relaxed);
+    }
+
+    /// Used by the polls that have ended.
+    pub(super) fn used(&self) -> Duration {
+        Duration::from_nanos(self.used_ns.load(Relaxed))
+    }
+
+    /// Used so far, asked from within a poll.
+    pub(super) fn used_within_poll(&self) -> Duration {
+        let spent = thread_cpu_ns().saturating_sub(self.poll_start_ns.load(Relaxed));
+        self.used() + Duration::from_nanos(spent)
+    }
+}
+
+fn thread_cpu_ns() -> u64 {
+    let now = clock_gettime(ClockId::ThreadCPUTime);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+    let nanoseconds = u64::try_from(now.tv_nsec).unwrap_or(0);
+    seconds * 1_000_000_000 + nanoseconds
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    #[test]
+    fn memory_is_summed_over_memories_and_tables() {
+        let mut limit = MemoryLimit::new(100_000);
+        assert!(limit.memory_growing(0, 60_000, None).unwrap());
+        assert!(limit.memory_growing(0, 30_000, None).unwrap());
+        assert!(!limit.memory_growing(30_000, 60_000, None).unwrap());
+        assert!(limit.table_growing(0, 500, None).unwrap());
+        assert!(!limit.table_growing(500, 1_500, None).unwrap());
+        assert_eq!(limit.used(), 98_000);
+        assert!(limit.denied());
+    }
+
+    #[test]
+    fn a_module_s_own_maximum_is_no_denial() {
+        let mut limit = MemoryLimit::new(u64::MAX);
+        assert!(!limit.memory_growing(0, 10, Some(5)).unwrap());
+        assert!(!limit.denied());
+    }
+
+    #[test]
+    fn cpu_time_does_not_run_while_waiting() {
+        let meter = CpuMeter::default();
+        meter.poll_begins();
+        std::thread::sleep(Duration::from_millis(30));
+        meter.poll_ends();
+        assert!(meter.used() < Duration::from_millis(10));
+        meter.poll_begins();
+        while meter.used_within_poll() < Duration::from_millis(20) {
+            std::hint::spin_loop();
+        }
+        meter.poll_ends();
+        assert!(meter.used() >= Duration::from_millis(20));
+    }
+}

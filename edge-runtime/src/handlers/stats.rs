@@ -1,0 +1,248 @@
+//! Figures of one handler version.
+
+use std::fmt::Write as _;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use fleet_api::health::HandlerHealth;
+use fleet_api::ids::{Name, Version};
+
+use crate::latency::{Histogram, RecentWindow};
+
+const WINDOW: Duration = Duration::from_secs(60);
+
+/// How a call ended, as metrics name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// With this class of HTTP status, 2 for 200 to 299; batches count as 2.
+    Status(u16),
+    /// The client went away first.
+    Cancelled,
+}
+
+#[derive(Debug)]
+pub(super) struct Stats {
+    by_class: [AtomicU64; 6],
+    cancelled: AtomicU64,
+    refused: AtomicU64,
+    traps: AtomicU64,
+    timeouts: AtomicU64,
+    cpu_limits: AtomicU64,
+    memory_limits: AtomicU64,
+    cpu_ns: AtomicU64,
+    peak_memory: AtomicU64,
+    in_flight: AtomicU64,
+    waiting: AtomicU64,
+    latency: Histogram,
+    recent: RecentWindow,
+    last_fault: Mutex<Option<String>>,
+}
+
+impl Default for Stats {
+    fn default() -> Self {
+        Self {
+            by_class: Default::default(),
+            cancelled: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            traps: AtomicU64::new(0),
+            timeouts: AtomicU64::new(0),
+            cpu_limits: AtomicU64::new(0),
+            memory_limits: AtomicU64::new(0),
+            cpu_ns: AtomicU64::new(0),
+            peak_memory: AtomicU64::new(0),
+            in_flight: AtomicU64::new(0),
+            waiting: AtomicU64::new(0),
+            latency: Histogram::default(),
+            recent: RecentWindow::new(WINDOW),
+            last_fault: Mutex::new(None),
+        }
+    }
+}
+
+/// What kind of fault stopped a guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum FaultKind {
+    Trap,
+    Timeout,
+    Cpu,
+    Memory,
+}
+
+impl Stats {
+    pub(super) fn begin(&self) {
+        self.in_flight.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn end(&self, ending: Ending, took: Duration, cpu: Duration) {
+        self.in_flight.fetch_sub(1, Relaxed);
+        match ending {
+            Ending::Status(status) => {
+                let class = usize::from(status / 100).min(5);
+                self.by_class[class].fetch_add(1, Relaxed);
+                self.latency.record(took);
+            }
+            Ending::Cancelled => {
+                self.cancelled.fetch_add(1, Relaxed);
+            }
+        }
+        let cpu = u64::try_from(cpu.as_nanos()).unwrap_or(u64::MAX);
+        self.cpu_ns.fetch_add(cpu, Relaxed);
+    }
+
+    pub(super) fn refuse(&self) {
+        self.refused.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn memory(&self, bytes: usize) {
+        self.peak_memory.fetch_max(bytes as u64, Relaxed);
+    }
+
+    pub(super) fn fault(&self, kind: FaultKind, text: String) {
+        let counter = match kind {
+            FaultKind::Trap => &self.traps,
+            FaultKind::Timeout => &self.timeouts,
+            FaultKind::Cpu => &self.cpu_limits,
+            FaultKind::Memory => &self.memory_limits,
+        };
+        counter.fetch_add(1, Relaxed);
+        *self
+            .last_fault
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(text);
+    }
+
+    /// The last fault with the guest's stack, if there was one.
+    pub(super) fn last_fault(&self) -> Option<String> {
+        self.last_fault
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    pub(super) fn waiting(&self) -> &AtomicU64 {
+        &self.waiting
+    }
+
+    fn faults(&self) -> u64 {
+        let all = [
+            &self.traps,
+            &self.timeouts,
+            &self.cpu_limits,
+            &self.memory_limits,
+        ];
+        all.iter().map(|counter| counter.load(Relaxed)).sum()
+    }
+
+    pub(super) fn health(&self, name: Name, version: Version) -> HandlerHealth {
+        let recent = self.recent.look(&self.latency, Instant::now());
+        let us = |q| u64::try_from(recent.quantile(q).as_micros()).unwrap_or(u64::MAX);
+        let requests = self.by_class.iter().map(|c| c.load(Relaxed)).sum();
+        HandlerHealth {
+            name,
+            version,
+            requests,
+            errors: self.by_class[5].load(Relaxed),
+            traps: self.faults(),
+            p50_us: us(0.5),
+            p99_us: us(0.99),
+            memory_bytes: self.peak_memory.load(Relaxed),
+            in_flight: self.in_flight.load(Relaxed),
+        }
+    }
+}
+
+/// Writes the figures of all handlers in Prometheus's text format.
+pub(super) fn render(out: &mut String, handlers: &[(String, &Stats)]) {
+    let mut family = |name: &str, kind: &str, help: &str, series: &dyn Fn(&mut String)| {
+        let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
+        series(out);
+    };
+    family(
+        "edge_handler_requests_total",
+        "counter",
+        "Calls that ended, by class of status.",
+        &|out| {
+            for (labels, stats) in handlers {
+                for (class, count) in stats.by_class.iter().enumerate().skip(1) {
+                    let count = count.load(Relaxed);
+                    let _ = writeln!(
+                        out,
+                        "edge_handler_requests_total{{{labels},status=\"{class}xx\"}} {count}"
+                    );
+                }
+            }
+        },
+    );
+    family(
+        "edge_handler_faults_total",
+        "counter",
+        "Calls that were stopped, by kind.",
+        &|out| {
+            for (labels, stats) in handlers {
+                for (kind, count) in [
+                    ("trap", &stats.traps),
+                    ("timeout", &stats.timeouts),
+                    ("cpu", &stats.cpu_limits),
+                    ("memory", &stats.memory_limits),
+                    ("cancelled", &stats.cancelled),
+                    ("busy", &stats.refused),
+                ] {
+                    let count = count.load(Relaxed);
+                    let _ = writeln!(
+                        out,
+                        "edge_handler_faults_total{{{labels},kind=\"{kind}\"}} {count}"
+                    );
+                }
+            }
+        },
+    );
+    let seconds = |counter: &AtomicU64| counter.load(Relaxed) as f64 / 1e9;
+    let plain: [(&str, &str, &str, &dyn Fn(&Stats) -> f64); 4] = [
+        (
+            "edge_handler_cpu_seconds_total",
+            "counter",
+            "CPU time of the handler's calls.",
+            &|s| seconds(&s.cpu_ns),
+        ),
+        (
+            "edge_handler_peak_memory_bytes",
+            "gauge",
+            "Highest memory of an instance.",
+            &|s| s.peak_memory.load(Relaxed) as f64,
+        ),
+        (
+            "edge_handler_in_flight",
+            "gauge",
+            "Calls under way.",
+            &|s| s.in_flight.load(Relaxed) as f64,
+        ),
+        (
+            "edge_handler_waiting",
+            "gauge",
+            "Calls that wait for their turn.",
+            &|s| s.waiting.load(Relaxed) as f64,
+        ),
+    ];
+    for (name, kind, help, value) in plain {
+        family(name, kind, help, &|out| {
+            for (labels, stats) in handlers {
+                let _ = writeln!(out, "{name}{{{labels}}} {}", value(stats));
+            }
+        });
+    }
+    family(
+        "edge_handler_request_seconds",
+        "histogram",
+        "Time from a request to the end of its answer.",
+        &|out| {
+            for (labels, stats) in handlers {
+                stats
+                    .latency
+                    .snapshot()
+                    .render(out, "edge_handler_request_seconds", labels);
+            }
+        },
+    );
+}

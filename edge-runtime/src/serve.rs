@@ -1,0 +1,277 @@
+//! `edge-runtime serve`: handlers and models from files, without a control plane.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::IsTerminal as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use fleet_api::deployment::{Allow, Isolation, Limits, Route};
+use fleet_api::ids::{Digest, Name, StreamName, Version};
+use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::gateway::{Admin, Gateway, Parts, Status};
+use crate::handlers::{HandlerSpec, Handlers, HandlersConfig};
+use crate::models::{ModelSpec, Models, ModelsConfig};
+
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// Serves handlers and models from files, without a control plane.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ServeArgs {
+    /// Address to listen on; port 0 takes any free one.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
+    listen: SocketAddr,
+    /// Address of /healthz, /readyz, /metrics and /status; off if not given.
+    #[arg(long, value_name = "ADDR")]
+    admin_listen: Option<SocketAddr>,
+    /// Environment variable of the handlers; may be repeated.
+    #[arg(long = "env", value_name = "K=V")]
+    env: Vec<Pair>,
+    /// Value that wasi:config answers; may be repeated.
+    #[arg(long = "config", value_name = "K=V")]
+    config: Vec<Pair>,
+    /// Origin that handlers may call, as in http://10.0.0.5:8080, or "all"; may be repeated.
+    #[arg(long, value_name = "ORIGIN")]
+    allow_http: Vec<String>,
+    /// A route and the component that serves it; may be repeated.
+    #[arg(long = "route", value_name = "PATH=FILE.wasm")]
+    routes: Vec<Pair>,
+    /// A model and its file; may be repeated.
+    #[arg(long = "model", value_name = "NAME[:VERSION]=FILE.onnx")]
+    models: Vec<Pair>,
+    /// A stream to keep; needs --data-dir; may be repeated.
+    #[arg(long = "stream", value_name = "NAME")]
+    streams: Vec<StreamName>,
+    /// Folder of the streams' buffer and of compiled components.
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Keep instances warm and use them again for the next request.
+    #[arg(long)]
+    reuse: bool,
+    /// Requests at the same time for each handler.
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    concurrency: u32,
+    /// Component that takes every path but /v2 and /streams.
+    #[arg(value_name = "FILE.wasm")]
+    file: Option<PathBuf>,
+}
+
+/// `K=V` on the command line.
+#[derive(Debug, Clone)]
+struct Pair(String, String);
+
+impl FromStr for Pair {
+    type Err = &'static str;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (key, value) = text.split_once('=').ok_or("there is no '=' in it")?;
+        if key.is_empty() {
+            return Err("there is nothing before the '='");
+        }
+        Ok(Self(key.to_owned(), value.to_owned()))
+    }
+}
+
+/// Runs until SIGINT or SIGTERM.
+///
+/// # Errors
+/// What keeps it from starting, with what to do about it.
+pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
+    if args.file.is_none() && args.routes.is_empty() && args.models.is_empty() {
+        bail!("nothing to serve: give a FILE.wasm, --route PATH=FILE.wasm or --model NAME=FILE.onnx");
+    }
+    if !args.streams.is_empty() && args.data_dir.is_none() {
+        bail!("streams are kept on disk: give a folder with --data-dir");
+    }
+    let gateway = Gateway::bind(args.listen).await?;
+    let admin = match args.admin_listen {
+        Some(address) => Some(Admin::bind(address).await?),
+        None => None,
+    };
+    let models = Models::start(ModelsConfig::default());
+    load_models(&models, &args.models).await?;
+    let handlers = Handlers::start(
+        HandlersConfig {
+            cache_dir: cache_dir(args.data_dir.as_deref()),
+            ..HandlersConfig::default()
+        },
+        models.clone(),
+    )?;
+    load_handlers(&handlers, &args).await?;
+    let stop = CancellationToken::new();
+    tokio::spawn(cancel_on_signal(stop.clone())?);
+    eprintln!("serving {}", gateway.url());
+    if let Some(admin) = admin {
+        eprintln!("admin {}", admin.url());
+        let status = Arc::new(Served {
+            handlers: handlers.clone(),
+            models: models.clone(),
+            wants_models: !args.models.is_empty(),
+        });
+        tokio::spawn(admin.serve(status, stop.clone()));
+    }
+    gateway.serve(Parts { handlers, models }, DRAIN, stop).await;
+    Ok(())
+}
+
+fn cancel_on_signal(stop: CancellationToken) -> std::io::Result<impl Future<Output = ()>> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        stop.cancel();
+        if std::io::stderr().is_terminal() {
+            eprintln!("stopping: requests under way have {} s", DRAIN.as_secs());
+        }
+    })
+}
+
+async fn load_models(models: &Models, wanted: &[Pair]) -> anyhow::Result<()> {
+    let mut prepared = Vec::with_capacity(wanted.len());
+    for Pair(reference, file) in wanted {
+        let (name, version) = reference.split_once(':').unwrap_or((reference, "1"));
+        let spec = ModelSpec {
+            name: name.to_owned(),
+            version: version.to_owned(),
+            path: file.into(),
+            digest: None,
+            sessions: 0,
+        };
+        prepared.push(models.prepare(spec).await?);
+    }
+    models.switch(prepared);
+    Ok(())
+}
+
+async fn load_handlers(handlers: &Handlers, args: &ServeArgs) -> anyhow::Result<()> {
+    let mut wanted: Vec<(Route, PathBuf)> = Vec::new();
+    for Pair(route, file) in &args.routes {
+        wanted.push((route.parse()?, file.into()));
+    }
+    if let Some(file) = &args.file {
+        wanted.push(("/*".parse()?, file.clone()));
+    }
+    let allow = Allow {
+        models: model_names(&args.models)?,
+        streams: args.streams.iter().cloned().collect(),
+        http: args.allow_http.iter().cloned().collect(),
+    };
+    let mut names = BTreeSet::new();
+    let mut prepared = Vec::with_capacity(wanted.len());
+    for (route, path) in wanted {
+        let digest = digest(&path).await?;
+        let spec = HandlerSpec {
+            name: name(&path, &mut names),
+            version: Version::new(&digest.hex()[..12])?,
+            digest,
+            path,
+            route: Some(route),
+            limits: Limits {
+                concurrency: args.concurrency.max(1),
+                ..Limits::default()
+            },
+            allow: allow.clone(),
+            config: pairs(&args.config).collect::<BTreeMap<_, _>>(),
+            isolation: if args.reuse {
+                Isolation::Reuse
+            } else {
+                Isolation::PerRequest
+            },
+            env: pairs(&args.env).collect(),
+        };
+        prepared.push(handlers.prepare(spec).await?);
+    }
+    handlers.switch(prepared)?;
+    Ok(())
+}
+
+fn pairs(pairs: &[Pair]) -> impl Iterator<Item = (String, String)> {
+    pairs.iter().map(|Pair(k, v)| (k.clone(), v.clone()))
+}
+
+fn model_names(models: &[Pair]) -> anyhow::Result<BTreeSet<Name>> {
+    let names = models.iter().map(|Pair(reference, _)| {
+        let name = reference.split_once(':').map_or(&**reference, |(n, _)| n);
+        Ok(Name::new(name)?)
+    });
+    names.collect()
+}
+
+async fn digest(path: &Path) -> anyhow::Result<Digest> {
+    let bytes = tokio::fs::read(path)
+        .await
+        .with_context(|| format!("read the component {}", path.display()))?;
+    Ok(Digest::of(&bytes))
+}
+
+/// A name from the file's, for logs and metrics.
+fn name(path: &Path, taken: &mut BTreeSet<Name>) -> Name {
+    let stem = path.file_stem().map(|s| s.to_string_lossy().to_lowercase());
+    let plain: String = stem
+        .unwrap_or_default()
+        .split(|c: char| !c.is_ascii_alphanumeric())
+        .filter(|word| !word.is_empty())
+        .collect::<Vec<_>>()
+        .join("-");
+    let base = plain.get(..plain.len().min(48)).unwrap_or_default();
+    let base = base.trim_end_matches('-');
+    let base = if base.is_empty() { "handler" } else { base };
+    let numbered = (1..).map(|n| match n {
+        1 => base.to_owned(),
+        n => format!("{base}-{n}"),
+    });
+    let mut names = numbered.filter_map(|name| Name::new(name).ok());
+    let name = names
+        .find(|name| !taken.contains(name))
+        .expect("there is always another number");
+    taken.insert(name.clone());
+    name
+}
+
+/// Compiled components live in the data folder, or where the user keeps caches.
+fn cache_dir(data_dir: Option<&Path>) -> Option<PathBuf> {
+    if let Some(data_dir) = data_dir {
+        return Some(data_dir.join("compiled"));
+    }
+    let absolute = |name: &str| {
+        let path = PathBuf::from(std::env::var_os(name)?);
+        path.is_absolute().then_some(path)
+    };
+    let caches = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")));
+    Some(caches?.join("edge-runtime").join("compiled"))
+}
+
+struct Served {
+    handlers: Handlers,
+    models: Models,
+    wants_models: bool,
+}
+
+impl Status for Served {
+    fn status(&self) -> serde_json::Value {
+        json!({
+            "handlers": self.handlers.health(),
+            "models": self.models.health(),
+            "instances": self.handlers.allocation().to_string(),
+            "not_ready": self.not_ready(),
+        })
+    }
+
+    fn not_ready(&self) -> Vec<String> {
+        let missing = self.models.engine_error();
+        missing.filter(|_| self.wants_models).into_iter().collect()
+    }
+
+    fn metrics(&self, out: &mut String) {
+        self.handlers.render_metrics(out);
+        self.models.render_metrics(out);
+    }
+}
