@@ -33,6 +33,7 @@ use listen::Listener;
 
 use crate::handlers::Handlers;
 use crate::models::Models;
+use crate::streams::Streams;
 
 /// What the data plane leads to.
 #[derive(Clone)]
@@ -41,6 +42,8 @@ pub struct Parts {
     pub handlers: Handlers,
     /// `/v2`
     pub models: Models,
+    /// `/streams`; none refuses them.
+    pub streams: Option<Streams>,
 }
 
 /// The data plane's listener.

@@ -330,10 +330,7 @@ impl Handlers {
             .iter()
             .map(|handler| {
                 let spec = &handler.spec;
-                let labels = format!(
-                    "handler=\"{}\",version=\"{}\"",
-                    spec.name, spec.version
-                );
+                let labels = format!("handler=\"{}\",version=\"{}\"", spec.name, spec.version);
                 (labels, &handler.stats)
             })
             .collect();

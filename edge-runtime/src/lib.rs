@@ -1,10 +1,39 @@
-//! placeholder
+//! The agent on a gateway.
+//!
+//! ```text
+//!  control plane ── desired ─► control ─► agent ─► handlers, models, streams
+//!  control plane ◄─ reported, presence, health ─┘        (prepared beside, switched at once)
+//!
+//!  clients ── HTTP ─► gateway ─┬─► handlers ◄─ wasi:nn ─► models
+//!                              ├─► models (Open Inference Protocol)
+//!                              └─► streams ─► buffer (sled) ─► uplink ── MQTT ─► archive
+//!                                    ▲  └──► processors ─┐
+//!                                    └───────────────────┘
+//! ```
 
-mod buffer;
+pub mod cli;
+pub mod config;
+pub mod data_dir;
+pub mod identity;
+
+pub mod app;
+pub mod serve;
+
+pub mod agent;
+pub mod control;
+
 pub mod gateway;
 pub mod handlers;
-pub mod latency;
 pub mod models;
-pub mod serve;
+pub mod processors;
+
+mod buffer;
 pub mod streams;
 pub mod uplink;
+
+pub mod health;
+pub mod latency;
+
+mod clock;
+
+pub use agent::chain;

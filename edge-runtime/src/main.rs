@@ -1,1 +1,70 @@
-fn main() {}
+//! The edge runtime's binary: arguments, logging, one command, an exit code.
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Parser as _;
+use edge_runtime::cli::{Cli, Command};
+use edge_runtime::config::Config;
+use edge_runtime::{app, data_dir::DataDir, identity, serve};
+
+fn main() -> ExitCode {
+    quiet_libraries();
+    let cli = Cli::parse();
+    log_to_stderr(&cli);
+    rustls::crypto::ring::default_provider()
+        .install_default()
+        .expect("nothing has chosen a provider before");
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
+    let outcome = runtime
+        .context("start the async runtime")
+        .and_then(|r| r.block_on(run(cli.command)));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {}", edge_runtime::chain(error.as_ref()));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Serve(args) => serve::run(args).await?,
+        Command::Run(args) => app::run(Config::load(&args.config, args.overrides())?).await?,
+        Command::Enroll(args) => {
+            let data = DataDir::open(&args.data_dir)?;
+            let node = identity::enroll(&data, &args.token, args.node).await?;
+            println!("joined {} as {node}", args.token.url);
+        }
+        Command::CheckConfig(args) => {
+            let config = Config::load(&args.config, args.overrides())?;
+            print!("{}", toml::to_string_pretty(&config)?);
+        }
+    }
+    Ok(())
+}
+
+/// ONNX Runtime reports its use to its maker unless this is set before it loads.
+#[expect(
+    unsafe_code,
+    reason = "the environment can only be changed by an unsafe call"
+)]
+fn quiet_libraries() {
+    // SAFETY: main has just begun, so there is no other thread that could read the environment.
+    unsafe { std::env::set_var("ORT_DISABLE_TELEMETRY", "1") };
+}
+
+fn log_to_stderr(cli: &Cli) {
+    let filter = tracing_subscriber::EnvFilter::new(&cli.log);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    if cli.log_json {
+        log.json().init()
+    } else {
+        log.init()
+    }
+}

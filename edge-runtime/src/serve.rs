@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use fleet_api::deployment::{Allow, Isolation, Limits, Route};
+use fleet_api::desired::StreamSpec;
 use fleet_api::ids::{Digest, Name, StreamName, Version};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
@@ -18,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::gateway::{Admin, Gateway, Parts, Status};
 use crate::handlers::{HandlerSpec, Handlers, HandlersConfig};
 use crate::models::{ModelSpec, Models, ModelsConfig};
+use crate::streams::{BufferConfig, Streams};
 
 const DRAIN: Duration = Duration::from_secs(10);
 
@@ -83,7 +85,9 @@ impl FromStr for Pair {
 /// What keeps it from starting, with what to do about it.
 pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     if args.file.is_none() && args.routes.is_empty() && args.models.is_empty() {
-        bail!("nothing to serve: give a FILE.wasm, --route PATH=FILE.wasm or --model NAME=FILE.onnx");
+        bail!(
+            "nothing to serve: give a FILE.wasm, --route PATH=FILE.wasm or --model NAME=FILE.onnx"
+        );
     }
     if !args.streams.is_empty() && args.data_dir.is_none() {
         bail!("streams are kept on disk: give a folder with --data-dir");
@@ -103,6 +107,12 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
         models.clone(),
     )?;
     load_handlers(&handlers, &args).await?;
+    let streams = match &args.data_dir {
+        Some(folder) if !args.streams.is_empty() => {
+            Some(open_streams(folder, &args.streams).await?)
+        }
+        _ => None,
+    };
     let stop = CancellationToken::new();
     tokio::spawn(cancel_on_signal(stop.clone())?);
     eprintln!("serving {}", gateway.url());
@@ -115,8 +125,25 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
         });
         tokio::spawn(admin.serve(status, stop.clone()));
     }
-    gateway.serve(Parts { handlers, models }, DRAIN, stop).await;
+    let parts = Parts {
+        handlers,
+        models,
+        streams: streams.clone(),
+    };
+    gateway.serve(parts, DRAIN, stop).await;
+    if let Some(streams) = streams {
+        tokio::task::spawn_blocking(move || streams.close()).await?;
+    }
     Ok(())
+}
+
+async fn open_streams(folder: &Path, names: &[StreamName]) -> anyhow::Result<Streams> {
+    let folder = folder.join("buffer");
+    let open = move || Streams::open(&folder, BufferConfig::default());
+    let streams = tokio::task::spawn_blocking(open).await??;
+    let specs: Vec<_> = names.iter().cloned().map(StreamSpec::named).collect();
+    streams.configure(&specs);
+    Ok(streams)
 }
 
 fn cancel_on_signal(stop: CancellationToken) -> std::io::Result<impl Future<Output = ()>> {

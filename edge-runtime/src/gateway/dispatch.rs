@@ -39,11 +39,14 @@ async fn route(parts: &Parts, request: Request<Incoming>) -> Response<Body> {
     }
     match request.uri().path().split('/').nth(1) {
         Some("v2") => parts.models.handle(request).await.map(Body::stream),
-        Some("streams") => reply::error(
-            StatusCode::NOT_FOUND,
-            "no-streams",
-            "this runtime keeps no streams",
-        ),
+        Some("streams") => match &parts.streams {
+            Some(streams) => streams.handle(request).await.map(Body::stream),
+            None => reply::error(
+                StatusCode::NOT_FOUND,
+                "no-streams",
+                "this runtime keeps no streams: start it with --data-dir and --stream NAME",
+            ),
+        },
         _ => parts.handlers.serve(request).await,
     }
 }

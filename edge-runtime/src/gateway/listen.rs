@@ -98,8 +98,7 @@ impl Listener {
                 next = next => next,
                 () = stop.cancelled() => break,
             };
-            let (protocol, service, stop) =
-                (Arc::clone(&protocol), service.clone(), stop.clone());
+            let (protocol, service, stop) = (Arc::clone(&protocol), service.clone(), stop.clone());
             connections.spawn(async move {
                 let _place = place;
                 connection(stream, &protocol, service, drain, &stop).await;

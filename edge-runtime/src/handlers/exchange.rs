@@ -174,9 +174,7 @@ impl Drop for Exchange {
             Ending::Cancelled
         };
         let cpu = self.call.cpu.used();
-        self.handler
-            .stats
-            .end(ending, self.started.elapsed(), cpu);
+        self.handler.stats.end(ending, self.started.elapsed(), cpu);
     }
 }
 

@@ -61,7 +61,13 @@ impl LogShare {
         let error = &error[..error.floor_char_boundary(MAX_LINE_BYTES)];
         if self.admit(error.len()) {
             let (handler, version) = (self.handler.as_str(), self.version.as_str());
-            tracing::warn!(handler, version, request_id, ?kind, "a handler was stopped: {error}");
+            tracing::warn!(
+                handler,
+                version,
+                request_id,
+                ?kind,
+                "a handler was stopped: {error}"
+            );
         }
     }
 
@@ -148,7 +154,8 @@ impl Lines {
 
     fn extend(&mut self, bytes: &[u8]) {
         let room = MAX_LINE_BYTES.saturating_sub(self.partial.len());
-        self.partial.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        self.partial
+            .extend_from_slice(&bytes[..bytes.len().min(room)]);
     }
 
     fn flush(&mut self) {

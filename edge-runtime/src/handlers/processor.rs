@@ -88,7 +88,9 @@ pub(super) async fn process(
     };
     let status = if result.is_ok() { 200 } else { 500 };
     let ending = Ending::Status(status);
-    handler.stats.end(ending, started.elapsed(), call.cpu.used());
+    handler
+        .stats
+        .end(ending, started.elapsed(), call.cpu.used());
     result
 }
 

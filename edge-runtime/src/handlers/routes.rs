@@ -61,7 +61,9 @@ impl<T: Clone> RouteTable<T> {
             return None;
         }
         let host = host?.to_ascii_lowercase();
-        let name = host.rsplit_once(':').map_or(host.as_str(), |(name, _)| name);
+        let name = host
+            .rsplit_once(':')
+            .map_or(host.as_str(), |(name, _)| name);
         let routers = [self.hosts.get(&host), self.hosts.get(name)];
         let mut routers = routers.into_iter().flatten();
         routers.find_map(|router| router.at(path).ok().map(|m| m.value))
@@ -113,8 +115,14 @@ mod tests {
     #[test]
     fn a_route_with_the_host_goes_first() {
         let table = table(&["/*", "line.plant/*", "line.plant:81/x"]);
-        assert_eq!(table.find(Some("LINE.plant:80"), "/x"), Some(&"line.plant/*"));
-        assert_eq!(table.find(Some("line.plant:81"), "/x"), Some(&"line.plant:81/x"));
+        assert_eq!(
+            table.find(Some("LINE.plant:80"), "/x"),
+            Some(&"line.plant/*")
+        );
+        assert_eq!(
+            table.find(Some("line.plant:81"), "/x"),
+            Some(&"line.plant:81/x")
+        );
         assert_eq!(table.find(Some("other"), "/x"), Some(&"/*"));
         assert_eq!(table.find(None, "/x"), Some(&"/*"));
     }

@@ -112,8 +112,7 @@ impl Resolve for CheckedResolver {
             let host = name.as_str().to_owned();
             let found = tokio::net::lookup_host((host.as_str(), 0)).await?;
             let local = host.eq_ignore_ascii_case("localhost");
-            let good: Vec<SocketAddr> =
-                found.filter(|a| local || !surprising(a.ip())).collect();
+            let good: Vec<SocketAddr> = found.filter(|a| local || !surprising(a.ip())).collect();
             if good.is_empty() {
                 return Err(format!("{host} leads to no address that a name may lead to").into());
             }
@@ -250,11 +249,7 @@ impl RequestBody {
 
 impl Rest {
     async fn drain(self) -> Result<(), Error> {
-        let left = self
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let left = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(mut body) = left {
             while let Some(frame) = body.frame().await {
                 frame?;
@@ -320,14 +315,27 @@ mod tests {
 
     #[test]
     fn refuses_what_is_no_origin() {
-        for bad in ["example.com", "ftp://a", "http://a/path", "http://", "http://u@a"] {
+        for bad in [
+            "example.com",
+            "ftp://a",
+            "http://a/path",
+            "http://",
+            "http://u@a",
+        ] {
             assert!(Origins::parse([bad]).is_err(), "{bad}");
         }
     }
 
     #[test]
     fn names_may_not_lead_to_the_node_itself_or_to_link_local() {
-        for bad in ["127.0.0.1", "169.254.169.254", "0.0.0.0", "::1", "fe80::1", "::ffff:127.0.0.1"] {
+        for bad in [
+            "127.0.0.1",
+            "169.254.169.254",
+            "0.0.0.0",
+            "::1",
+            "fe80::1",
+            "::ffff:127.0.0.1",
+        ] {
             assert!(surprising(bad.parse().unwrap()), "{bad}");
         }
         for good in ["10.0.0.5", "192.168.1.1", "93.184.216.34", "fd00::5"] {

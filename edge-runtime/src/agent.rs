@@ -1,0 +1,352 @@
+//! The node transaction: from a desired state to what serves.
+//!
+//! ```text
+//!  idle ─► fetching ─► verifying ─► preparing ─► switching ─► committed
+//!             │            │            │
+//!             └────────────┴────────────┴──► failed, nothing has changed
+//! ```
+//!
+//! The ledger is written before each step that changes something, so that a
+//! start after a crash at any place takes up the same generation again.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use fleet_api::desired::{Desired, Envelope};
+use fleet_api::ids::NodeId;
+use fleet_api::reported::{ArtifactState, Outcome, Phase, Reported};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+mod fetch;
+mod ledger;
+mod plan;
+mod report;
+mod store;
+mod workload;
+
+pub use fetch::{FetchError, Fetcher};
+pub use ledger::LedgerError;
+pub use store::{ArtifactStore, StoreError};
+pub use workload::{Workload, WorkloadError};
+
+use ledger::Ledger;
+use plan::Decision;
+use report::Report;
+use workload::Running;
+
+/// The way to a running agent.
+#[derive(Debug, Clone)]
+pub struct AgentHandle {
+    desired: mpsc::Sender<Envelope>,
+    reported: watch::Receiver<Reported>,
+}
+
+impl AgentHandle {
+    /// Hands in a desired state, from wherever it came; old and repeated ones do no harm.
+    pub async fn offer(&self, envelope: Envelope) {
+        // Without a receiver the node is stopping, and the state comes again after the start.
+        let _ = self.desired.send(envelope).await;
+    }
+
+    /// What the node runs, always the latest.
+    pub fn reported(&self) -> watch::Receiver<Reported> {
+        self.reported.clone()
+    }
+}
+
+/// Why an agent cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The ledger cannot be used.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The artifact store cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Owns what serves and moves it to what is desired.
+pub struct AgentTask {
+    node: NodeId,
+    ledger: Ledger,
+    store: ArtifactStore,
+    fetcher: Fetcher,
+    workload: Workload,
+    running: Running,
+    report: Report,
+    desired: mpsc::Receiver<Envelope>,
+}
+
+/// How an attempt at a candidate ended.
+enum Attempt {
+    Prepared(Running),
+    Failed {
+        reason: String,
+        again_at_start: bool,
+    },
+    Superseded(Envelope),
+    Stopped,
+}
+
+impl AgentTask {
+    /// Opens the ledger at `state` and the store at `artifacts`.
+    ///
+    /// # Errors
+    /// [`AgentError`] if one of them is damaged or not accessible.
+    pub fn new(
+        node: NodeId,
+        state: PathBuf,
+        artifacts: PathBuf,
+        fetcher: Fetcher,
+        workload: Workload,
+    ) -> Result<(Self, AgentHandle), AgentError> {
+        let ledger = Ledger::open(state)?;
+        let store = ArtifactStore::open(artifacts)?;
+        let report = Report::new(node.clone(), &ledger);
+        let (sender, desired) = mpsc::channel(4);
+        let handle = AgentHandle {
+            desired: sender,
+            reported: report.subscribe(),
+        };
+        let running = Running::default();
+        Ok((
+            Self {
+                node,
+                ledger,
+                store,
+                fetcher,
+                workload,
+                running,
+                report,
+                desired,
+            },
+            handle,
+        ))
+    }
+
+    /// Brings back what served before the stop, from disk alone.
+    pub async fn restore(&mut self) {
+        let Some(serving) = self.ledger.serving().cloned() else {
+            return;
+        };
+        let (running, broken) = self
+            .workload
+            .restore(&serving, &self.store, &mut self.report)
+            .await;
+        self.workload.switch(&serving, &running);
+        self.running = running;
+        tracing::info!(
+            generation = serving.generation,
+            "serve again what served before"
+        );
+        if broken && self.ledger.candidate().is_none() {
+            // The same generation once more, this time with the network's help.
+            self.keep(|ledger| ledger.begin(serving));
+        }
+    }
+
+    /// Runs until `stop`.
+    pub async fn run(mut self, stop: CancellationToken) {
+        loop {
+            if let Some(candidate) = self.ledger.candidate().cloned() {
+                match self.attempt(&candidate, &stop).await {
+                    Attempt::Prepared(running) => self.commit(candidate, running),
+                    Attempt::Failed {
+                        reason,
+                        again_at_start,
+                    } => {
+                        self.fail(reason, again_at_start);
+                    }
+                    Attempt::Superseded(envelope) => self.consider(&envelope),
+                    Attempt::Stopped => return,
+                }
+                continue;
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                envelope = self.desired.recv() => match envelope {
+                    Some(envelope) => self.consider(&envelope),
+                    None => return,
+                },
+            }
+        }
+    }
+
+    fn consider(&mut self, envelope: &Envelope) {
+        let desired = match envelope.open() {
+            Ok(desired) => desired,
+            Err(error) => {
+                tracing::warn!(error = chain(&error), "refuse a desired state");
+                self.report.rejected(chain(&error));
+                return;
+            }
+        };
+        match plan::decide(&self.node, &self.ledger.view(), &desired) {
+            Decision::Ignore => {}
+            Decision::Reject(reason) => {
+                tracing::warn!(reason, "refuse a desired state");
+                self.report.rejected(reason);
+            }
+            Decision::Begin => {
+                tracing::info!(generation = desired.generation, "begin a new generation");
+                self.keep(|ledger| ledger.begin(desired));
+            }
+        }
+    }
+
+    /// Works on `candidate` until it is prepared, has failed, or a newer one has come.
+    async fn attempt(&mut self, candidate: &Desired, stop: &CancellationToken) -> Attempt {
+        let view = self.ledger.view();
+        let work = prepare(
+            &self.fetcher,
+            &self.store,
+            &self.workload,
+            &self.running,
+            &mut self.report,
+            candidate,
+        );
+        tokio::pin!(work);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return Attempt::Stopped,
+                attempt = &mut work => return attempt,
+                Some(envelope) = self.desired.recv() => {
+                    let newer = envelope.open().is_ok_and(|desired| {
+                        matches!(plan::decide(&self.node, &view, &desired), Decision::Begin)
+                    });
+                    if newer {
+                        return Attempt::Superseded(envelope);
+                    }
+                }
+            }
+        }
+    }
+
+    fn commit(&mut self, candidate: Desired, running: Running) {
+        self.report.phase(Phase::Switching);
+        let generation = candidate.generation;
+        // Recorded first: a crash between the two lines starts with the new generation.
+        if !self.keep(|ledger| ledger.commit()) {
+            return;
+        }
+        self.workload.switch(&candidate, &running);
+        self.running = running;
+        self.report.committed(generation);
+        tracing::info!(generation, "serve the new generation");
+        if let Err(error) = self.store.retain(&self.ledger.referenced()) {
+            tracing::warn!(
+                error = chain(&error),
+                "cannot remove artifacts that nothing needs"
+            );
+        }
+    }
+
+    fn fail(&mut self, reason: String, again_at_start: bool) {
+        tracing::error!(reason, "the new generation cannot serve, the old one stays");
+        self.report
+            .finished(Outcome::FailedNoChange, reason.clone());
+        self.keep(|ledger| ledger.fail(Outcome::FailedNoChange, reason, again_at_start));
+    }
+
+    /// Writes a change of the ledger down; says whether that went well.
+    fn keep(&mut self, change: impl FnOnce(&mut Ledger) -> Result<(), LedgerError>) -> bool {
+        match change(&mut self.ledger) {
+            Ok(()) => true,
+            Err(error) => {
+                let reason = chain(&error);
+                tracing::error!(reason, "cannot write the node's state down");
+                self.report.finished(Outcome::FailedNoChange, reason);
+                false
+            }
+        }
+    }
+}
+
+/// Fetches, verifies and prepares; changes nothing that serves.
+async fn prepare(
+    fetcher: &Fetcher,
+    store: &ArtifactStore,
+    workload: &Workload,
+    running: &Running,
+    report: &mut Report,
+    candidate: &Desired,
+) -> Attempt {
+    report.begin(candidate);
+    let mut wait = Backoff::new();
+    loop {
+        report.phase(Phase::Fetching);
+        match fetcher.fetch_all(store, candidate, report).await {
+            Ok(()) => break,
+            Err(error) if error.is_retryable() => {
+                let delay = wait.next();
+                tracing::warn!(
+                    error = chain(&error),
+                    delay_ms = delay.as_millis(),
+                    "fetch again"
+                );
+                report.waiting(chain(&error));
+                tokio::time::sleep(delay).await;
+            }
+            Err(error) => {
+                return Attempt::Failed {
+                    reason: chain(&error),
+                    again_at_start: error.depends_on_the_machine(),
+                };
+            }
+        }
+    }
+    report.phase(Phase::Preparing);
+    match workload.prepare(candidate, running, store, report).await {
+        Ok(running) => Attempt::Prepared(running),
+        Err(error) => {
+            report.artifact(
+                &error.artifact,
+                ArtifactState::Failed,
+                Some(error.to_string()),
+            );
+            Attempt::Failed {
+                reason: chain(&error),
+                again_at_start: error.depends_on_the_machine(),
+            }
+        }
+    }
+}
+
+/// Growing delays with full jitter, from half a second to half a minute.
+#[derive(Debug)]
+pub(crate) struct Backoff {
+    ceiling: Duration,
+}
+
+impl Backoff {
+    pub(crate) fn new() -> Self {
+        Self {
+            ceiling: Duration::from_millis(500),
+        }
+    }
+
+    pub(crate) fn next(&mut self) -> Duration {
+        let ceiling = self.ceiling;
+        self.ceiling = (ceiling * 2).min(Duration::from_secs(30));
+        // A failing source of randomness only costs the jitter.
+        let mut byte = [128_u8; 1];
+        let _ = getrandom::fill(&mut byte);
+        ceiling.mul_f64(0.1 + 0.9 * f64::from(byte[0]) / 255.0)
+    }
+}
+
+/// An error with its causes in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,257 @@
+use fleet_api::artifact::PinnedArtifact;
+use fleet_api::desired::{Desired, DesiredHandler, DesiredModel};
+use fleet_api::reported::ArtifactState;
+
+use super::chain;
+use super::report::Report;
+use super::store::{ArtifactStore, StoreError};
+use crate::handlers::{HandlerError, HandlerSpec, Handlers, PreparedHandler};
+use crate::models::{ModelError, ModelSpec, Models, PreparedModel};
+use crate::processors::Processors;
+use crate::streams::Streams;
+
+/// The parts of the runtime that a desired state sets up.
+#[derive(Clone)]
+pub struct Workload {
+    /// Wasm components.
+    pub handlers: Handlers,
+    /// ONNX models.
+    pub models: Models,
+    /// The buffer's streams.
+    pub streams: Streams,
+    /// Handlers that work on streams.
+    pub processors: Processors,
+}
+
+/// What serves, each part beside the wish that it came from.
+#[derive(Default)]
+pub(crate) struct Running {
+    handlers: Vec<(DesiredHandler, PreparedHandler)>,
+    models: Vec<(DesiredModel, PreparedModel)>,
+}
+
+/// Why an artifact cannot serve here.
+#[derive(Debug, thiserror::Error)]
+#[error("prepare {artifact}")]
+pub struct WorkloadError {
+    /// Which one.
+    pub artifact: Box<PinnedArtifact>,
+    /// Why.
+    pub source: PrepareError,
+}
+
+/// Why an artifact cannot be prepared.
+#[derive(Debug, thiserror::Error)]
+pub enum PrepareError {
+    /// The blob on disk is not what it should be.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The component cannot run.
+    #[error(transparent)]
+    Handler(#[from] HandlerError),
+    /// The model cannot run.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+}
+
+impl WorkloadError {
+    /// Whether the machine is at fault, not the artifact.
+    pub fn depends_on_the_machine(&self) -> bool {
+        match &self.source {
+            PrepareError::Store(_) => true,
+            PrepareError::Handler(_) => false,
+            PrepareError::Model(error) => matches!(error, ModelError::EngineUnavailable { .. }),
+        }
+    }
+}
+
+impl Workload {
+    /// Prepares everything of `desired` beside what runs; what is the same is taken over.
+    pub(crate) async fn prepare(
+        &self,
+        desired: &Desired,
+        running: &Running,
+        store: &ArtifactStore,
+        report: &mut Report,
+    ) -> Result<Running, WorkloadError> {
+        check_routes(&desired.handlers)?;
+        let mut next = Running::default();
+        for wish in &desired.models {
+            let known = running
+                .models
+                .iter()
+                .find(|(known, _)| same_model(known, wish));
+            let prepared = match known {
+                Some((_, prepared)) => prepared.clone(),
+                None => self
+                    .model(wish, store)
+                    .await
+                    .map_err(failed(&wish.artifact))?,
+            };
+            report.artifact(&wish.artifact, ArtifactState::Ready, None);
+            next.models.push((wish.clone(), prepared));
+        }
+        for wish in &desired.handlers {
+            let known = running.handlers.iter().find(|(known, _)| known == wish);
+            let prepared = match known {
+                Some((_, prepared)) => prepared.clone(),
+                None => self
+                    .handler(wish, store)
+                    .await
+                    .map_err(failed(&wish.artifact))?,
+            };
+            report.artifact(&wish.artifact, ArtifactState::Ready, None);
+            next.handlers.push((wish.clone(), prepared));
+        }
+        Ok(next)
+    }
+
+    /// Prepares what can be prepared of a generation that has served before. Also says
+    /// whether something is broken on disk and has to be fetched again.
+    pub(crate) async fn restore(
+        &self,
+        desired: &Desired,
+        store: &ArtifactStore,
+        report: &mut Report,
+    ) -> (Running, bool) {
+        let mut running = Running::default();
+        let mut broken = false;
+        let mut tell = |artifact: &PinnedArtifact, outcome: Result<(), &PrepareError>| {
+            let Err(error) = outcome else {
+                report.artifact(artifact, ArtifactState::Serving, None);
+                return;
+            };
+            let reason = chain(error);
+            tracing::error!(%artifact, reason, "cannot serve what served before");
+            report.artifact(artifact, ArtifactState::Failed, Some(reason));
+            broken |= matches!(error, PrepareError::Store(_));
+        };
+        for wish in &desired.models {
+            match self.model(wish, store).await {
+                Ok(prepared) => {
+                    tell(&wish.artifact, Ok(()));
+                    running.models.push((wish.clone(), prepared));
+                }
+                Err(error) => tell(&wish.artifact, Err(&error)),
+            }
+        }
+        for wish in &desired.handlers {
+            match self.handler(wish, store).await {
+                Ok(prepared) => {
+                    tell(&wish.artifact, Ok(()));
+                    running.handlers.push((wish.clone(), prepared));
+                }
+                Err(error) => tell(&wish.artifact, Err(&error)),
+            }
+        }
+        (running, broken)
+    }
+
+    /// Lets `running` serve instead of all that served before.
+    pub(crate) fn switch(&self, desired: &Desired, running: &Running) {
+        // Handlers that are still in use find the streams and models of both generations:
+        // what is new comes before the handlers change, what is gone goes after.
+        let models: Vec<_> = running
+            .models
+            .iter()
+            .map(|(_, model)| model.clone())
+            .collect();
+        let handlers: Vec<_> = running
+            .handlers
+            .iter()
+            .map(|(_, handler)| handler.clone())
+            .collect();
+        self.processors.pause();
+        self.streams
+            .configure(&crate::processors::with_dead_letters(&desired.streams));
+        self.models.switch(models);
+        if let Err(error) = self.handlers.switch(handlers) {
+            // `prepare` has checked the routes; a ledger of another version may still have more.
+            tracing::error!(error = chain(&error), "the handlers cannot serve together");
+        }
+        self.processors.configure(&desired.streams);
+    }
+
+    async fn model(
+        &self,
+        wish: &DesiredModel,
+        store: &ArtifactStore,
+    ) -> Result<PreparedModel, PrepareError> {
+        let artifact = &wish.artifact;
+        let path = verified(store, artifact).await?;
+        let spec = ModelSpec {
+            name: artifact.name.to_string(),
+            version: artifact.version.to_string(),
+            path,
+            digest: Some(artifact.digest.to_string()),
+            sessions: usize::try_from(wish.sessions).unwrap_or(1).max(1),
+        };
+        Ok(self.models.prepare(spec).await?)
+    }
+
+    async fn handler(
+        &self,
+        wish: &DesiredHandler,
+        store: &ArtifactStore,
+    ) -> Result<PreparedHandler, PrepareError> {
+        let artifact = &wish.artifact;
+        let path = verified(store, artifact).await?;
+        let spec = HandlerSpec {
+            name: artifact.name.clone(),
+            version: artifact.version.clone(),
+            digest: artifact.digest.clone(),
+            path,
+            route: wish.route.clone(),
+            limits: wish.limits.clone(),
+            allow: wish.allow.clone(),
+            config: wish.config.clone(),
+            isolation: wish.isolation,
+            env: Vec::new(),
+        };
+        Ok(self.handlers.prepare(spec).await?)
+    }
+}
+
+/// No two handlers may serve the same requests.
+fn check_routes(handlers: &[DesiredHandler]) -> Result<(), WorkloadError> {
+    for (i, second) in handlers.iter().enumerate() {
+        let Some(route) = &second.route else { continue };
+        let taken = |first: &&DesiredHandler| {
+            first
+                .route
+                .as_ref()
+                .is_some_and(|other| other.shape() == route.shape())
+        };
+        if let Some(first) = handlers[..i].iter().find(taken) {
+            return Err(WorkloadError {
+                artifact: Box::new(second.artifact.clone()),
+                source: PrepareError::Handler(HandlerError::RouteTaken {
+                    first: first.artifact.name.clone(),
+                    second: second.artifact.name.clone(),
+                    route: route.clone(),
+                }),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Models are the same if they load the same; who owns them does not matter.
+fn same_model(a: &DesiredModel, b: &DesiredModel) -> bool {
+    a.artifact == b.artifact && a.sessions == b.sessions && a.batch == b.batch
+}
+
+fn failed(artifact: &PinnedArtifact) -> impl FnOnce(PrepareError) -> WorkloadError {
+    let artifact = Box::new(artifact.clone());
+    move |source| WorkloadError { artifact, source }
+}
+
+async fn verified(
+    store: &ArtifactStore,
+    artifact: &PinnedArtifact,
+) -> Result<std::path::PathBuf, StoreError> {
+    let (store, digest) = (store.clone(), artifact.digest.clone());
+    tokio::task::spawn_blocking(move || store.verify(&digest))
+        .await
+        .expect("checking a digest does not panic")
+}

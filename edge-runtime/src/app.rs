@@ -1,0 +1,206 @@
+//! The only place that connects the parts of a node.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use fleet_api::presence::{Capabilities, Presence};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::agent::{AgentTask, Fetcher, Workload};
+use crate::clock::unix_ms;
+use crate::config::Config;
+use crate::control::{self, Control};
+use crate::data_dir::DataDir;
+use crate::gateway::{Admin, Gateway, Parts};
+use crate::handlers::{Handlers, HandlersConfig};
+use crate::health::NodeHealth;
+use crate::identity::Identity;
+use crate::models::{Models, ModelsConfig};
+use crate::processors::{self, Processors};
+use crate::streams::{BufferConfig, Streams};
+use crate::uplink::{self, UplinkConfig, UplinkHandle};
+
+/// Runs a node until SIGTERM or SIGINT.
+///
+/// # Errors
+/// What keeps the node from starting; a running node reports its troubles instead.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    let data = DataDir::open(&config.data_dir)?;
+    let identity = Identity::load(&data.identity())?;
+    let gateway = Gateway::bind(config.listen).await?;
+    let admin = Admin::bind(config.admin_listen).await?;
+
+    let models = Models::start(ModelsConfig {
+        library: config.models.library.clone(),
+        permits: config
+            .models
+            .permits
+            .map_or_else(|| ModelsConfig::default().permits, |n| n as usize),
+        ..ModelsConfig::default()
+    });
+    let handlers = Handlers::start(
+        HandlersConfig {
+            cache_dir: Some(data.compiled()),
+            max_instances: config.handlers.max_instances as usize,
+        },
+        models.clone(),
+    )?;
+    let (folder, buffer) = (data.buffer(), buffer_config(&config));
+    let streams = tokio::task::spawn_blocking(move || Streams::open(&folder, buffer))
+        .await
+        .context("open the buffer")??;
+    let processors = Processors::new();
+    let workload = Workload {
+        handlers: handlers.clone(),
+        models: models.clone(),
+        streams: streams.clone(),
+        processors: processors.clone(),
+    };
+    let client = identity.https().context("make an HTTPS client")?;
+    let fetcher = Fetcher::new(client.clone(), identity.url.clone());
+    let (mut agent, handle) = AgentTask::new(
+        identity.node.clone(),
+        data.state(),
+        data.artifacts(),
+        fetcher,
+        workload.clone(),
+    )?;
+    agent.restore().await;
+
+    let uplink = UplinkHandle::default();
+    let health = Arc::new(NodeHealth::new(
+        identity.node.clone(),
+        config.data_dir.clone(),
+        workload,
+        handle.reported(),
+        uplink.clone(),
+    ));
+    let control = Control {
+        identity: identity.clone(),
+        agent: handle.clone(),
+        health: health.clone(),
+        birth: birth(&config, &identity, &models, &gateway),
+    };
+
+    let (serving, admin_url) = (gateway.url(), admin.url());
+    let stop = CancellationToken::new();
+    let parts = Parts {
+        handlers: handlers.clone(),
+        models,
+        streams: Some(streams.clone()),
+    };
+    let mut tasks = JoinSet::new();
+    tasks.spawn(agent.run(stop.clone()));
+    tasks.spawn(control.run(stop.clone()));
+    tasks.spawn(control::poll(
+        identity.clone(),
+        client,
+        handle,
+        config.poll.duration(),
+        stop.clone(),
+    ));
+    tasks.spawn(processors::run(
+        processors,
+        handlers,
+        streams.clone(),
+        stop.clone(),
+    ));
+    tasks.spawn(uplink::run(
+        uplink_config(&identity),
+        streams.clone(),
+        uplink,
+        stop.clone(),
+    ));
+    tasks.spawn(gateway.serve(parts, config.drain.duration(), stop.clone()));
+    tasks.spawn(admin.serve(health, stop.clone()));
+
+    data.announce(&serde_json::json!({
+        "url": serving, "admin_url": admin_url, "node": identity.node, "pid": std::process::id(),
+    }))?;
+    eprintln!("serving {serving}\nadmin {admin_url}");
+
+    let early_end = tokio::select! {
+        () = stop_signal() => None,
+        ended = tasks.join_next() => ended,
+    };
+    stop.cancel();
+    // Each part has its own deadline; this one is for a part that forgets.
+    let deadline = config.drain.duration() + Duration::from_secs(5);
+    let drained = tokio::time::timeout(deadline, async {
+        while tasks.join_next().await.is_some() {}
+    });
+    if drained.await.is_err() {
+        tracing::warn!("some parts did not end in time");
+    }
+    tokio::task::spawn_blocking(move || streams.close())
+        .await
+        .context("close the buffer")?;
+    match early_end {
+        Some(Err(error)) => Err(error).context("a part of the node has failed"),
+        Some(Ok(())) => anyhow::bail!("a part of the node ended by itself; the log says which"),
+        None => Ok(()),
+    }
+}
+
+/// Waits for SIGTERM or SIGINT.
+pub(crate) async fn stop_signal() {
+    let wait = |kind| async move {
+        match signal(kind) {
+            Ok(mut signal) => signal.recv().await,
+            Err(error) => {
+                tracing::error!(%error, "cannot listen for a signal");
+                std::future::pending().await
+            }
+        }
+    };
+    tokio::select! {
+        _ = wait(SignalKind::terminate()) => {}
+        _ = wait(SignalKind::interrupt()) => {}
+    }
+}
+
+fn buffer_config(config: &Config) -> BufferConfig {
+    BufferConfig {
+        ballast_bytes: config.buffer.ballast.0,
+        free_floor_bytes: config.buffer.min_free.0,
+        ..BufferConfig::default()
+    }
+}
+
+fn uplink_config(identity: &Identity) -> UplinkConfig {
+    UplinkConfig {
+        node: identity.node.clone(),
+        host: identity.mqtt_host.clone(),
+        port: identity.mqtt_port,
+        tls: Some(identity.tls.clone()),
+    }
+}
+
+fn birth(config: &Config, identity: &Identity, models: &Models, gateway: &Gateway) -> Presence {
+    let mut boot = [0_u8; 8];
+    // Without randomness the start's time still tells boots apart.
+    let _ = getrandom::fill(&mut boot);
+    Presence {
+        v: 1,
+        node: identity.node.clone(),
+        online: true,
+        bd_seq: 0,
+        boot_id: format!("{:x}-{:016x}", unix_ms(), u64::from_be_bytes(boot)),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        capabilities: Capabilities {
+            arch: std::env::consts::ARCH.to_owned(),
+            cores: std::thread::available_parallelism().map_or(1, |n| n.get() as u32),
+            worlds: crate::handlers::WORLDS
+                .iter()
+                .map(|&world| world.to_owned())
+                .collect(),
+            inference: models.engine_error().is_none(),
+        },
+        labels: config.labels.clone(),
+        listen: Some(gateway.url()),
+        time_ms: 0,
+    }
+}

@@ -1,0 +1,283 @@
+//! The node's data folder: its layout, its version, and the lock that keeps a
+//! second process out.
+//!
+//! ```text
+//! data_dir/
+//!   version          form of the folder, "1"
+//!   lock             held while a process uses the folder; its holder's pid
+//!   endpoint.json    where the running process listens
+//!   identity/        certificate, key, CA, where the control plane is
+//!   state.json       desired states and the transaction between them
+//!   artifacts/       blobs by digest
+//!   compiled/        components compiled for this machine
+//!   buffer/          records that wait
+//! ```
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read as _, Write as _};
+use std::path::{Path, PathBuf};
+
+const FORM: &str = "1";
+
+/// An open data folder; the lock is held until it is dropped.
+#[derive(Debug)]
+pub struct DataDir {
+    path: PathBuf,
+    _lock: File,
+}
+
+/// Why a data folder cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DataDirError {
+    /// Another process has it.
+    #[error(
+        "data folder {path} is in use by process {pid}: stop that process, or give this one a folder of its own"
+    )]
+    InUse {
+        /// The folder.
+        path: PathBuf,
+        /// The holder, as it wrote itself down.
+        pid: String,
+    },
+    /// It was made by another version.
+    #[error(
+        "data folder {path} has form {found:?}, this version uses form {FORM:?}: use the version that made it, or another folder"
+    )]
+    Form {
+        /// The folder.
+        path: PathBuf,
+        /// The form it has.
+        found: String,
+    },
+    /// It holds other things.
+    #[error("folder {path} is not empty and is not a data folder: give an empty one")]
+    Foreign {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The system refuses.
+    #[error("open data folder {path}")]
+    Io {
+        /// The folder or file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+}
+
+impl DataDir {
+    /// Opens the folder, makes it where it is missing, and locks it.
+    ///
+    /// # Errors
+    /// [`DataDirError`] if it is in use, of another form, or not accessible.
+    pub fn open(path: &Path) -> Result<Self, DataDirError> {
+        let io = |source| DataDirError::Io {
+            path: path.to_owned(),
+            source,
+        };
+        std::fs::create_dir_all(path).map_err(io)?;
+        let version = path.join("version");
+        match std::fs::read_to_string(&version) {
+            Ok(found) if found.trim() == FORM => {}
+            Ok(found) => {
+                let found = found.trim().to_owned();
+                return Err(DataDirError::Form {
+                    path: path.to_owned(),
+                    found,
+                });
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                let mut entries = std::fs::read_dir(path).map_err(io)?;
+                let foreign = entries.any(|entry| entry.is_ok_and(|e| e.file_name() != "lock"));
+                if foreign {
+                    return Err(DataDirError::Foreign {
+                        path: path.to_owned(),
+                    });
+                }
+                write_durably(&version, FORM.as_bytes()).map_err(io)?;
+            }
+            Err(e) => return Err(io(e)),
+        }
+        let lock = lock(path)?;
+        for folder in ["identity", "artifacts", "compiled"] {
+            std::fs::create_dir_all(path.join(folder)).map_err(io)?;
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            _lock: lock,
+        })
+    }
+
+    /// The folder itself.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Certificate, key and CA.
+    pub fn identity(&self) -> PathBuf {
+        self.path.join("identity")
+    }
+
+    /// Blobs by digest.
+    pub fn artifacts(&self) -> PathBuf {
+        self.path.join("artifacts")
+    }
+
+    /// Components compiled for this machine.
+    pub fn compiled(&self) -> PathBuf {
+        self.path.join("compiled")
+    }
+
+    /// Records that wait.
+    pub fn buffer(&self) -> PathBuf {
+        self.path.join("buffer")
+    }
+
+    /// Desired states and the transaction between them.
+    pub fn state(&self) -> PathBuf {
+        self.path.join("state.json")
+    }
+
+    /// Tells other programs where this process listens.
+    ///
+    /// # Errors
+    /// [`DataDirError::Io`] if it cannot be written.
+    pub fn announce(&self, endpoint: &serde_json::Value) -> Result<(), DataDirError> {
+        let path = self.path.join("endpoint.json");
+        write_durably(&path, endpoint.to_string().as_bytes())
+            .map_err(|source| DataDirError::Io { path, source })
+    }
+}
+
+impl Drop for DataDir {
+    fn drop(&mut self) {
+        // Nobody listens there any more; a file that stays behind does no harm.
+        let _ = std::fs::remove_file(self.path.join("endpoint.json"));
+    }
+}
+
+fn lock(path: &Path) -> Result<File, DataDirError> {
+    let file = path.join("lock");
+    let io = |source| DataDirError::Io {
+        path: file.clone(),
+        source,
+    };
+    let mut lock = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&file)
+        .map_err(io)?;
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut pid = String::new();
+            lock.read_to_string(&mut pid).map_err(io)?;
+            let pid = pid.trim().to_owned();
+            return Err(DataDirError::InUse {
+                path: path.to_owned(),
+                pid,
+            });
+        }
+        Err(TryLockError::Error(e)) => return Err(io(e)),
+    }
+    lock.set_len(0).map_err(io)?;
+    writeln!(lock, "{}", std::process::id()).map_err(io)?;
+    Ok(lock)
+}
+
+/// Writes a file so that after a power cut it is whole: the old or the new.
+///
+/// # Errors
+/// The system's reason; the old file is untouched then.
+pub(crate) fn write_durably(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    write_durably_with_mode(path, bytes, 0o644)
+}
+
+/// As [`write_durably`], readable by the owner alone.
+///
+/// # Errors
+/// The system's reason; the old file is untouched then.
+pub(crate) fn write_secret_durably(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    write_durably_with_mode(path, bytes, 0o600)
+}
+
+fn write_durably_with_mode(path: &Path, bytes: &[u8], mode: u32) -> std::io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let temporary = path.with_extension("tmp");
+    // A leftover of a crash may have other rights.
+    match std::fs::remove_file(&temporary) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(&temporary)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    std::fs::rename(&temporary, path)?;
+    sync_parent(path)
+}
+
+/// Makes a rename in the folder of `path` durable.
+///
+/// # Errors
+/// The system's reason.
+pub(crate) fn sync_parent(path: &Path) -> std::io::Result<()> {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => File::open(parent)?.sync_all(),
+        _ => File::open(".")?.sync_all(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_process_is_told_who_has_the_folder() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("node");
+        let first = DataDir::open(&path).expect("opens");
+        let error = DataDir::open(&path).expect_err("in use").to_string();
+        assert!(
+            error.contains(&format!("process {}", std::process::id())),
+            "{error}"
+        );
+        drop(first);
+        DataDir::open(&path).expect("opens again");
+    }
+
+    #[test]
+    fn refuses_folders_of_others() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        std::fs::write(folder.path().join("letter.txt"), "mine").expect("written");
+        assert!(matches!(
+            DataDir::open(folder.path()),
+            Err(DataDirError::Foreign { .. })
+        ));
+        let other = folder.path().join("other");
+        std::fs::create_dir(&other).expect("created");
+        std::fs::write(other.join("version"), "9\n").expect("written");
+        let error = DataDir::open(&other).expect_err("refused").to_string();
+        assert!(error.contains("form \"9\""), "{error}");
+    }
+
+    #[test]
+    fn secrets_are_for_the_owner_alone() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("key.pem");
+        write_secret_durably(&path, b"1").expect("written");
+        write_secret_durably(&path, b"2").expect("written again");
+        let mode = std::fs::metadata(&path)
+            .expect("there")
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert_eq!(std::fs::read(&path).expect("there"), b"2");
+    }
+}

@@ -1,0 +1,216 @@
+//! What the node measures about itself, gathered for MQTT, `/status`,
+//! `/readyz` and `/metrics`.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::time::Instant;
+
+use fleet_api::health::{Health, StreamHealth};
+use fleet_api::ids::NodeId;
+use fleet_api::reported::{ArtifactState, Reported};
+use tokio::sync::watch;
+
+use crate::agent::Workload;
+use crate::clock::unix_ms;
+use crate::gateway::Status;
+use crate::uplink::UplinkHandle;
+
+/// Where the control connection gets its figures from.
+pub trait HealthSource: Send + Sync {
+    /// The figures of this moment.
+    fn health(&self) -> Health;
+}
+
+/// Looks at all parts of a running node.
+pub struct NodeHealth {
+    node: NodeId,
+    data_dir: PathBuf,
+    started: Instant,
+    workload: Workload,
+    reported: watch::Receiver<Reported>,
+    uplink: UplinkHandle,
+    processor_time: Mutex<(Instant, f64)>,
+}
+
+impl NodeHealth {
+    /// Looks at the parts given; `data_dir` tells which disk counts.
+    pub fn new(
+        node: NodeId,
+        data_dir: PathBuf,
+        workload: Workload,
+        reported: watch::Receiver<Reported>,
+        uplink: UplinkHandle,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            node,
+            data_dir,
+            started: now,
+            workload,
+            reported,
+            uplink,
+            processor_time: Mutex::new((now, process_seconds())),
+        }
+    }
+
+    /// Share of one core since the last call, 1.0 is a whole core.
+    fn cpu(&self) -> f64 {
+        let mut last = self
+            .processor_time
+            .lock()
+            .expect("nothing panics while it holds the lock");
+        let (now, seconds) = (Instant::now(), process_seconds());
+        let elapsed = now.duration_since(last.0).as_secs_f64();
+        let share = if elapsed > 0.0 {
+            (seconds - last.1) / elapsed
+        } else {
+            0.0
+        };
+        *last = (now, seconds);
+        share
+    }
+}
+
+impl HealthSource for NodeHealth {
+    fn health(&self) -> Health {
+        Health {
+            v: 1,
+            node: self.node.clone(),
+            uptime_s: self.started.elapsed().as_secs(),
+            cpu: self.cpu(),
+            rss_bytes: resident_bytes(),
+            disk_free_bytes: free_bytes(&self.data_dir),
+            not_ready: self.not_ready(),
+            handlers: self.workload.handlers.health(),
+            models: self.workload.models.health(),
+            streams: self.workload.streams.health(),
+            uplink: self.uplink.health(),
+            time_ms: unix_ms(),
+        }
+    }
+}
+
+impl Status for NodeHealth {
+    fn status(&self) -> serde_json::Value {
+        serde_json::json!({ "health": self.health(), "reported": *self.reported.borrow() })
+    }
+
+    fn not_ready(&self) -> Vec<String> {
+        let mut reasons: Vec<_> = self.workload.models.engine_error().into_iter().collect();
+        let reported = self.reported.borrow();
+        if reported.serving_generation == reported.generation {
+            let failed = reported
+                .artifacts
+                .iter()
+                .filter(|a| a.state == ArtifactState::Failed);
+            reasons.extend(failed.map(|report| {
+                let reason = report.reason.as_deref().unwrap_or("no reason given");
+                format!("{} does not serve: {reason}", report.artifact)
+            }));
+        }
+        reasons
+    }
+
+    fn metrics(&self, out: &mut String) {
+        self.workload.handlers.render_metrics(out);
+        self.workload.models.render_metrics(out);
+        stream_metrics(&self.workload.streams.health(), out);
+        process_metrics(self.started, out);
+        let uplink = self.uplink.health();
+        let generation = self.reported.borrow().serving_generation;
+        let figures: [(&str, &str, f64); 4] = [
+            (
+                "edge_uplink_connected",
+                "gauge",
+                f64::from(u8::from(uplink.connected)),
+            ),
+            (
+                "edge_uplink_published_frames_total",
+                "counter",
+                uplink.published as f64,
+            ),
+            (
+                "edge_uplink_resent_frames_total",
+                "counter",
+                uplink.resent as f64,
+            ),
+            ("edge_serving_generation", "gauge", generation as f64),
+        ];
+        for (name, kind, value) in figures {
+            figure(out, name, kind, value);
+        }
+    }
+}
+
+/// Figures of the buffer, one series per stream.
+fn stream_metrics(streams: &[StreamHealth], out: &mut String) {
+    type Figure = fn(&StreamHealth) -> u64;
+    let figures: [(&str, &str, Figure); 5] = [
+        ("edge_stream_records", "gauge", |s| s.depth),
+        ("edge_stream_bytes", "gauge", |s| s.bytes),
+        ("edge_stream_oldest_age_ms", "gauge", |s| {
+            s.oldest_age_ms.unwrap_or(0)
+        }),
+        ("edge_stream_evicted_records_total", "counter", |s| {
+            s.evicted
+        }),
+        ("edge_stream_next_sequence", "counter", |s| s.next_seq),
+    ];
+    for (name, kind, value) in figures {
+        writeln!(out, "# TYPE {name} {kind}").expect("writing to a String cannot fail");
+        for stream in streams {
+            writeln!(
+                out,
+                "{name}{{stream=\"{}\"}} {}",
+                stream.name,
+                value(stream)
+            )
+            .expect("writing to a String cannot fail");
+        }
+    }
+}
+
+/// Figures of the process itself, by Prometheus' usual names.
+pub(crate) fn process_metrics(started: Instant, out: &mut String) {
+    figure(
+        out,
+        "process_resident_memory_bytes",
+        "gauge",
+        resident_bytes() as f64,
+    );
+    figure(
+        out,
+        "process_cpu_seconds_total",
+        "counter",
+        process_seconds(),
+    );
+    figure(
+        out,
+        "process_uptime_seconds",
+        "gauge",
+        started.elapsed().as_secs_f64(),
+    );
+}
+
+fn figure(out: &mut String, name: &str, kind: &str, value: f64) {
+    writeln!(out, "# TYPE {name} {kind}\n{name} {value}").expect("writing to a String cannot fail");
+}
+
+/// Resident memory (`/proc/self/statm`, second field, in pages).
+fn resident_bytes() -> u64 {
+    let pages = std::fs::read_to_string("/proc/self/statm")
+        .ok()
+        .and_then(|text| text.split_whitespace().nth(1)?.parse::<u64>().ok());
+    pages.unwrap_or(0) * rustix::param::page_size() as u64
+}
+
+/// Processor time of the process, user and system, in seconds (`clock_gettime(2)`).
+fn process_seconds() -> f64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
+fn free_bytes(path: &std::path::Path) -> u64 {
+    rustix::fs::statvfs(path).map_or(0, |fs| fs.f_bavail.saturating_mul(fs.f_frsize))
+}
