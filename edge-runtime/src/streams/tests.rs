@@ -3,6 +3,7 @@
 mod crash;
 mod damage;
 mod limits;
+mod rate;
 mod serve;
 
 use std::path::Path;

@@ -1,0 +1,266 @@
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod broker;
+
+use std::path::Path;
+
+use fleet_api::deployment::Ack;
+use fleet_api::desired::StreamSpec;
+use fleet_api::frame::{Encoding, GapReason};
+use fleet_api::ids::StreamName;
+use rumqttc::v5::mqttbytes::v5::PubAckReason;
+
+use self::broker::{Broker, Manners};
+use super::*;
+use crate::streams::{BufferConfig, NewRecord};
+
+struct Node {
+    streams: Streams,
+    handle: UplinkHandle,
+    stop: CancellationToken,
+    task: tokio::task::JoinHandle<()>,
+    _dir: tempfile::TempDir,
+}
+
+fn spec(name: &str) -> StreamSpec {
+    StreamSpec::named(StreamName::new(name).unwrap())
+}
+
+impl Node {
+    fn start(port: u16, specs: &[StreamSpec]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let streams = open(dir.path(), specs);
+        let config = UplinkConfig {
+            node: NodeId::new("n1").unwrap(),
+            host: "127.0.0.1".to_owned(),
+            port,
+            tls: None,
+        };
+        let timing = Timing {
+            keep_alive: Duration::from_secs(5),
+            connect: Duration::from_secs(2),
+            puback: Duration::from_millis(600),
+            stall: Duration::from_millis(300),
+            backoff_min: Duration::from_millis(5),
+            backoff_max: Duration::from_millis(50),
+        };
+        let handle = UplinkHandle::default();
+        let stop = CancellationToken::new();
+        let run = run_timed(
+            config,
+            timing,
+            streams.clone(),
+            handle.clone(),
+            stop.clone(),
+        );
+        Self {
+            streams,
+            handle,
+            stop,
+            task: tokio::spawn(run),
+            _dir: dir,
+        }
+    }
+
+    async fn append(&self, stream: &str, count: u64, size: usize) {
+        let records = (0..count)
+            .map(|n| {
+                let mut value = n.to_be_bytes().to_vec();
+                value.resize(size, 7);
+                NewRecord::new(Encoding::Bytes, value)
+            })
+            .collect();
+        self.streams.append(stream, records).await.unwrap();
+    }
+
+    fn depth(&self, stream: &str) -> u64 {
+        let all = self.streams.health();
+        let found = all.iter().find(|h| h.name.as_str() == stream);
+        found.map_or(0, |health| health.depth)
+    }
+
+    async fn empty(&self, stream: &str) {
+        self.until(&format!("{stream} is empty"), || self.depth(stream) == 0)
+            .await;
+    }
+
+    async fn until(&self, what: &str, mut is_so: impl FnMut() -> bool) {
+        let deadline = tokio::time::sleep(Duration::from_secs(30));
+        tokio::pin!(deadline);
+        let mut poll = tokio::time::interval(Duration::from_millis(10));
+        while !is_so() {
+            tokio::select! {
+                () = &mut deadline => panic!("{what}: not within 30 s; {:?} {:?}", self.handle.health(), self.streams.health()),
+                _ = poll.tick() => {}
+            }
+        }
+    }
+
+    async fn end(self) {
+        self.stop.cancel();
+        self.task.await.unwrap();
+        self.streams.close();
+    }
+}
+
+fn open(dir: &Path, specs: &[StreamSpec]) -> Streams {
+    let config = BufferConfig {
+        ballast_bytes: 0,
+        ..BufferConfig::default()
+    };
+    let streams = Streams::open(dir, config).unwrap();
+    streams.configure(specs);
+    streams
+}
+
+#[tokio::test]
+async fn forwards_in_order_and_frees_on_the_watermark() {
+    let broker = Broker::start(Manners::default()).await;
+    let node = Node::start(broker.port, &[spec("a"), spec("b")]);
+    for _ in 0..20 {
+        node.append("a", 100, 100).await;
+        node.append("b", 10, 3_000).await;
+    }
+    node.empty("a").await;
+    node.empty("b").await;
+    assert_eq!(broker.archived("a"), 2_000);
+    assert_eq!(broker.archived("b"), 200);
+    assert_eq!(broker.holes(), 0);
+    let health = node.handle.health();
+    assert!(health.connected && health.published > 0);
+    assert_eq!(health.resent, 0);
+    node.end().await;
+}
+
+#[tokio::test]
+async fn nothing_is_lost_through_resets() {
+    let broker = Broker::start(Manners {
+        reset_after: Some(23),
+        ..Manners::default()
+    })
+    .await;
+    let node = Node::start(broker.port, &[spec("a")]);
+    for _ in 0..30 {
+        node.append("a", 200, 200).await;
+    }
+    node.empty("a").await;
+    assert_eq!(broker.archived("a"), 6_000);
+    assert_eq!(broker.holes(), 0);
+    assert!(broker.connections() > 5, "{}", broker.connections());
+    node.end().await;
+}
+
+#[tokio::test]
+async fn what_the_broker_took_and_the_receiver_lost_goes_again() {
+    let broker = Broker::start(Manners {
+        forget_first: 12,
+        ..Manners::default()
+    })
+    .await;
+    let node = Node::start(broker.port, &[spec("a")]);
+    node.append("a", 1_000, 200).await;
+    node.empty("a").await;
+    assert_eq!(broker.archived("a"), 1_000);
+    assert_eq!(broker.connections(), 1, "on the same connection");
+    assert!(node.handle.health().resent >= 12);
+    node.end().await;
+}
+
+#[tokio::test]
+async fn a_refused_stream_is_kept_and_others_go_on() {
+    let manners = Manners {
+        refuse: Some(("a", PubAckReason::NotAuthorized)),
+        ..Manners::default()
+    };
+    let broker = Broker::start(manners).await;
+    let keep = StreamSpec {
+        ack: Ack::Broker,
+        ..spec("a")
+    };
+    let node = Node::start(broker.port, &[keep, spec("b")]);
+    node.append("a", 100, 100).await;
+    node.append("b", 100, 100).await;
+    node.empty("b").await;
+    assert_eq!(node.depth("a"), 100);
+    assert_eq!(broker.connections(), 1);
+    broker.set(Manners::default());
+    node.empty("a").await;
+    assert_eq!(broker.archived("a"), 100);
+    node.end().await;
+}
+
+#[tokio::test]
+async fn the_brokers_ack_is_enough_where_it_is_configured() {
+    let broker = Broker::start(Manners {
+        no_watermark: true,
+        ..Manners::default()
+    })
+    .await;
+    let by_broker = StreamSpec {
+        ack: Ack::Broker,
+        ..spec("a")
+    };
+    let node = Node::start(broker.port, &[by_broker, spec("b")]);
+    node.append("a", 500, 100).await;
+    node.append("b", 500, 100).await;
+    node.empty("a").await;
+    assert_eq!(node.depth("b"), 500, "this one waits for its receiver");
+    node.end().await;
+}
+
+#[tokio::test]
+async fn a_broker_that_stops_answering_is_left() {
+    let broker = Broker::start(Manners {
+        silent_after: Some(5),
+        ..Manners::default()
+    })
+    .await;
+    let node = Node::start(broker.port, &[spec("a")]);
+    node.append("a", 2_000, 200).await;
+    node.until("a second connection", || broker.connections() > 1)
+        .await;
+    broker.set(Manners::default());
+    node.empty("a").await;
+    assert_eq!(broker.archived("a"), 2_000);
+    node.end().await;
+}
+
+#[tokio::test]
+async fn a_record_that_the_broker_can_never_take_becomes_a_gap() {
+    let broker = Broker::start(Manners {
+        max_packet: Some(10_000),
+        ..Manners::default()
+    })
+    .await;
+    let node = Node::start(broker.port, &[spec("a")]);
+    node.append("a", 10, 100).await;
+    node.append("a", 1, 50_000).await;
+    node.append("a", 10, 100).await;
+    node.empty("a").await;
+    node.until("all is archived", || broker.archived("a") == 20)
+        .await;
+    assert_eq!(broker.gaps("a"), [(11, 11, GapReason::TooLarge)]);
+    node.end().await;
+}
+
+#[tokio::test]
+async fn starts_again_where_the_receiver_is() {
+    let broker = Broker::start(Manners::default()).await;
+    let node = Node::start(broker.port, &[spec("a")]);
+    node.append("a", 100, 100).await;
+    node.empty("a").await;
+    broker.set(Manners {
+        closed: true,
+        ..Manners::default()
+    });
+    node.until("it notices", || !node.handle.health().connected)
+        .await;
+    assert!(node.handle.health().reason.is_some());
+    node.append("a", 300, 100).await;
+    assert_eq!(node.depth("a"), 300);
+    broker.set(Manners::default());
+    node.empty("a").await;
+    assert_eq!(broker.archived("a"), 400);
+    assert_eq!(broker.holes(), 0);
+    node.end().await;
+}
