@@ -133,6 +133,9 @@ impl BufferError {
 /// A stream's number within the store.
 pub(crate) type StreamId = u32;
 
+/// A key and its value.
+pub(crate) type Note = (Vec<u8>, Vec<u8>);
+
 /// A frame as it lies in the store, unchecked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct StoredFrame {
@@ -150,7 +153,7 @@ pub(crate) struct Changes {
     /// Frames to store: stream, first sequence, encoded frame.
     pub put: Vec<(StreamId, u64, Bytes)>,
     /// Notes to write.
-    pub notes: Vec<(Vec<u8>, Vec<u8>)>,
+    pub notes: Vec<Note>,
 }
 
 impl Changes {
@@ -192,7 +195,7 @@ pub(crate) trait FrameStore: Send + Sync {
     ///
     /// # Errors
     /// [`BufferError`] if the store cannot be read.
-    fn notes(&self, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, BufferError>;
+    fn notes(&self, prefix: &[u8]) -> Result<Vec<Note>, BufferError>;
 
     /// Bytes on the disk.
     fn disk_bytes(&self) -> u64;

@@ -109,6 +109,7 @@ impl Streams {
     /// opened. A damaged buffer is set aside and a new one takes its place.
     pub fn open(dir: &Path, config: BufferConfig) -> Result<Self, BufferError> {
         let (shared, states, space) = open::open(dir, &config)?;
+        // The queue's permits bound it; a bounded channel would block async callers.
         let (commands, received) = std::sync::mpsc::channel();
         let writer = Writer::new(Arc::clone(&shared), states, space, received);
         let thread = std::thread::Builder::new()

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
-use super::{BufferError, Changes, Durability, FrameStore, StoredFrame, StreamId};
+use super::{BufferError, Changes, Durability, FrameStore, Note, StoredFrame, StreamId};
 
 /// The model that the real store is compared with.
 #[derive(Debug, Default)]
@@ -49,7 +49,7 @@ impl FrameStore for MemoryStore {
         }))
     }
 
-    fn notes(&self, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, BufferError> {
+    fn notes(&self, prefix: &[u8]) -> Result<Vec<Note>, BufferError> {
         let inner = self.inner.lock().unwrap();
         Ok(inner
             .notes

@@ -17,7 +17,9 @@ use std::sync::OnceLock;
 
 use bytes::{Bytes, BytesMut};
 
-use super::{BufferConfig, BufferError, Changes, Durability, FrameStore, StoredFrame, StreamId};
+use super::{
+    BufferConfig, BufferError, Changes, Durability, FrameStore, Note, StoredFrame, StreamId,
+};
 
 const SEGMENT_BYTES: usize = 512 * 1024;
 /// The largest value: with 16 values in a page, far below sled's limit of a
@@ -184,7 +186,7 @@ impl FrameStore for SledStore {
         })
     }
 
-    fn notes(&self, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, BufferError> {
+    fn notes(&self, prefix: &[u8]) -> Result<Vec<Note>, BufferError> {
         self.guarded(|| {
             self.db
                 .scan_prefix(note_key(prefix))

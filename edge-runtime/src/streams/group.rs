@@ -6,7 +6,7 @@ use fleet_api::desired::StreamSpec;
 use fleet_api::frame::{Body, Frame, Gap, GapReason, HEADER_BYTES, Header, Record};
 
 use super::read::{Found, look};
-use super::state::{Cursors, StreamState, cursor_note, stream_note};
+use super::state::{Cursors, States, StreamState, cursor_note, stream_note};
 use super::{AppendError, Appended};
 use crate::buffer::{BufferError, Changes, FrameStore};
 
@@ -40,7 +40,7 @@ pub(super) struct Group<'a> {
     pub store: &'a dyn FrameStore,
     pub epoch: u64,
     pub specs: &'a BTreeMap<String, StreamSpec>,
-    pub states: &'a mut BTreeMap<String, StreamState>,
+    pub states: &'a mut States,
     pub cursors: &'a mut Cursors,
     plan: Plan,
 }
@@ -79,7 +79,7 @@ impl<'a> Group<'a> {
         store: &'a dyn FrameStore,
         epoch: u64,
         specs: &'a BTreeMap<String, StreamSpec>,
-        states: &'a mut BTreeMap<String, StreamState>,
+        states: &'a mut States,
         cursors: &'a mut Cursors,
     ) -> Self {
         Self {

@@ -1,4 +1,3 @@
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -7,7 +6,8 @@ use fleet_api::frame::{Body, Gap, GapReason};
 use super::group::{GAP_BYTES, encode_gap};
 use super::read::{Found, look};
 use super::state::{
-    CURSOR_NOTES, Cursors, Published, STREAM_NOTES, Shared, StreamNote, StreamState, stream_note,
+    CURSOR_NOTES, Cursors, Published, STREAM_NOTES, Shared, States, StreamNote, StreamState,
+    stream_note,
 };
 use crate::buffer::{
     self, Bounds, BufferConfig, BufferError, Changes, Durability, FrameStore, Space,
@@ -22,7 +22,7 @@ const SKIP: u64 = 1 << 20;
 pub(super) fn open(
     dir: &Path,
     config: &BufferConfig,
-) -> Result<(Arc<Shared>, BTreeMap<String, StreamState>, Space), BufferError> {
+) -> Result<(Arc<Shared>, States, Space), BufferError> {
     let opened = buffer::open(dir, config)?;
     if let Some((path, reason)) = &opened.quarantined {
         tracing::error!(
@@ -36,7 +36,7 @@ pub(super) fn open(
         reason: format!("{what} cannot be read"),
     };
 
-    let mut states = BTreeMap::new();
+    let mut states = States::new();
     for (key, value) in store.notes(STREAM_NOTES)? {
         let name = String::from_utf8(key[STREAM_NOTES.len()..].to_vec())
             .map_err(|_| damaged("a stream's name"))?;
@@ -79,7 +79,7 @@ pub(super) fn open(
 fn skip_lost_tails(
     store: &dyn FrameStore,
     bounds: &Bounds,
-    states: &mut BTreeMap<String, StreamState>,
+    states: &mut States,
 ) -> Result<(), BufferError> {
     let mut changes = Changes::default();
     for (name, &next) in &bounds.next {

@@ -88,6 +88,10 @@ pub(crate) struct Outlook {
     pub next: u64,
 }
 
+/// All streams' states by name.
+pub(super) type States = BTreeMap<String, StreamState>;
+
+/// The last finished sequence by processor and stream.
 pub(super) type Cursors = BTreeMap<(String, String), u64>;
 
 /// What the writer publishes and everybody reads.
@@ -103,7 +107,7 @@ pub(super) struct Shared {
 
 #[derive(Default)]
 pub(super) struct Published {
-    pub states: BTreeMap<String, StreamState>,
+    pub states: States,
     pub cursors: Cursors,
 }
 

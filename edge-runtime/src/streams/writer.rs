@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -9,7 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::group::{Group, Refusal};
 use super::open::oldest;
-use super::state::{Cursors, Shared, StreamState};
+use super::state::{Cursors, Shared, States};
 use super::{AppendError, Appended, now_ms};
 use crate::buffer::{Bounds, BufferError, Durability, Space};
 
@@ -59,7 +59,7 @@ pub(super) enum Command {
 /// The thread that makes every change.
 pub(super) struct Writer {
     shared: Arc<Shared>,
-    states: BTreeMap<String, StreamState>,
+    states: States,
     cursors: Cursors,
     space: Space,
     received: Receiver<Command>,
@@ -81,7 +81,7 @@ enum Answer {
 impl Writer {
     pub(super) fn new(
         shared: Arc<Shared>,
-        states: BTreeMap<String, StreamState>,
+        states: States,
         space: Space,
         received: Receiver<Command>,
     ) -> Self {

@@ -50,7 +50,7 @@ pub(super) enum UplinkError {
     #[error("the broker acknowledges frames out of order")]
     OutOfOrder,
     #[error("the client does not take a request")]
-    Client(#[source] ClientError),
+    Client(#[source] Box<ClientError>),
     #[error("the buffer cannot be read")]
     Buffer(#[source] AppendError),
 }
@@ -99,14 +99,14 @@ pub(super) async fn run(
         () = stop.cancelled() => return Ok(()),
         event = received.recv() => match event {
             Some(Ok(Event::Incoming(Packet::ConnAck(connack)))) => connack,
-            Some(Err(UplinkError::Broken(error))) => return Err(refusal(broker, error)),
+            Some(Err(UplinkError::Broken(error))) => return Err(refusal(broker, *error)),
             Some(Err(error)) => return Err(error),
             Some(Ok(_)) | None => return Err(UplinkError::Silent),
         }
     };
     client
         .try_subscribe(topic::acks_filter(&config.node), QoS::AtLeastOnce)
-        .map_err(UplinkError::Client)?;
+        .map_err(|e| UplinkError::Client(Box::new(e)))?;
     let (window, largest_packet) = limits(&connack);
     let mut connection = Connection {
         config,
@@ -205,7 +205,7 @@ impl Connection<'_> {
                     }
                     self.client
                         .try_publish(topic, QoS::AtLeastOnce, false, frame.bytes)
-                        .map_err(UplinkError::Client)?;
+                        .map_err(|e| UplinkError::Client(Box::new(e)))?;
                     self.handle.count(0, u64::from(again));
                     self.flight_bytes += bytes;
                     self.queued.push_back(InFlight {
@@ -348,8 +348,8 @@ fn limits(connack: &ConnAck) -> (usize, usize) {
     )
 }
 
-fn refusal(broker: String, error: Box<ConnectionError>) -> UplinkError {
-    match *error {
+fn refusal(broker: String, error: ConnectionError) -> UplinkError {
+    match error {
         ConnectionError::ConnectionRefused(code) => UplinkError::Refused(code),
         error => UplinkError::Connect(broker, Box::new(error)),
     }

@@ -28,7 +28,7 @@ async fn crash_child() {
         assert_eq!((appended.first_seq, appended.last_seq), (number, last));
         println!("acked {last}");
         number = last + 1;
-        if number % 7 == 0 {
+        if number.is_multiple_of(7) {
             // Frees the head, so that the kill also hits removals.
             let upto = number.saturating_sub(2_000);
             streams.release("a", streams.epoch(), upto).await;
