@@ -207,7 +207,6 @@ impl fmt::Display for Config {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
     use super::*;
 
     fn read(text: &str) -> Result<Config, ConfigError> {

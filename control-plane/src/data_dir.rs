@@ -143,7 +143,6 @@ fn holds_foreign_files(root: &Path) -> io::Result<bool> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
     use super::*;
 
     #[test]

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::Request;
+use axum::http::header;
 use axum::middleware::Next;
 use axum::response::Response;
 use bytes::Bytes;
@@ -24,11 +25,13 @@ const TIME: Duration = Duration::from_secs(30);
 
 /// Reads the rest of a refused request's body before its answer goes out.
 pub(super) async fn hear_out(request: Request, next: Next) -> Response {
+    // Who asks first sends nothing before the handler has begun to read.
+    let asks_first = request.headers().contains_key(header::EXPECT);
     let (parts, body) = request.into_parts();
-    let (lent, returned) = Lent::new(body);
+    let (lent, returned) = Lent::new(body, !asks_first);
     let request = Request::from_parts(parts, Body::new(lent));
     let response = next.run(request).await;
-    if response.status().is_client_error() {
+    if !response.status().is_success() {
         let mut returned = returned;
         if let Ok(rest) = returned.try_recv() {
             let _ = tokio::time::timeout(TIME, throw_away(rest)).await;
@@ -51,14 +54,16 @@ async fn throw_away(mut body: Body) {
 /// A body that comes back when its reader has lost interest before the end.
 struct Lent {
     body: Option<Body>,
+    begun: bool,
     back: Option<oneshot::Sender<Body>>,
 }
 
 impl Lent {
-    fn new(body: Body) -> (Self, oneshot::Receiver<Body>) {
+    fn new(body: Body, begun: bool) -> (Self, oneshot::Receiver<Body>) {
         let (back, returned) = oneshot::channel();
         let lent = Self {
             body: Some(body),
+            begun,
             back: Some(back),
         };
         (lent, returned)
@@ -73,6 +78,7 @@ impl HttpBody for Lent {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        self.begun = true;
         let Some(body) = &mut self.body else {
             return Poll::Ready(None);
         };
@@ -96,7 +102,7 @@ impl HttpBody for Lent {
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        if let (Some(body), Some(back)) = (self.body.take(), self.back.take()) {
+        if let (Some(body), true, Some(back)) = (self.body.take(), self.begun, self.back.take()) {
             // Nobody waits for it after a success.
             let _ = back.send(body);
         }
@@ -105,12 +111,11 @@ impl Drop for Lent {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
     use super::*;
 
     #[tokio::test]
     async fn an_unread_body_comes_back_whole() {
-        let (lent, mut returned) = Lent::new(Body::from("what was sent"));
+        let (lent, mut returned) = Lent::new(Body::from("what was sent"), true);
         drop(lent);
         let rest = returned
             .try_recv()
@@ -123,8 +128,15 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_body_that_was_not_sent_yet_is_not_asked_for() {
+        let (lent, mut returned) = Lent::new(Body::from("what would come"), false);
+        drop(lent);
+        assert!(returned.try_recv().is_err());
+    }
+
+    #[tokio::test]
     async fn a_body_that_was_read_does_not_come_back() {
-        let (lent, mut returned) = Lent::new(Body::from("what was sent"));
+        let (lent, mut returned) = Lent::new(Body::from("what was sent"), true);
         let read = lent.collect().await.unwrap().to_bytes();
         assert_eq!(read, "what was sent");
         assert!(returned.try_recv().is_err());

@@ -75,9 +75,7 @@ async fn a_foreign_client_id_or_will_gets_nowhere() {
 async fn a_client_that_says_nothing_does_not_keep_others_out() {
     let plane = Plane::start().await;
     let node = plane.join("n1", json!({})).await;
-    let port = match node.options("n1").broker_address() {
-        (_, port) => port,
-    };
+    let (_, port) = node.options("n1").broker_address();
     let mut silent = Vec::new();
     for _ in 0..20 {
         silent.push(
@@ -121,11 +119,26 @@ async fn a_death_ends_only_its_own_birth() {
         .publish("edge/v1/n1/presence", presence(true, 2))
         .await;
     first.ended().await;
+    plane
+        .wait_for("n1", |n| {
+            n["online"] == true && n["presence"]["bd_seq"] == 2
+        })
+        .await;
     second
         .publish("edge/v1/n1/presence", presence(false, 1))
         .await;
-    second.publish("edge/v1/n1/health", "{}").await;
-    assert_eq!(plane.get("/api/v1/nodes/n1").await["online"], true);
+    // What a node says is taken in one after the other.
+    let report = json!({
+        "v": 1, "node": "n1", "generation": 9, "serving_generation": 9, "phase": "idle",
+        "result": null, "reason": null, "artifacts": [], "time_ms": 1,
+    });
+    second
+        .publish("edge/v1/n1/reported", report.to_string())
+        .await;
+    let state = plane
+        .wait_for("n1", |n| n["reported"]["generation"] == 9)
+        .await;
+    assert_eq!(state["online"], true);
     drop(second);
     plane.wait_for("n1", |n| n["state"] == "offline").await;
 }

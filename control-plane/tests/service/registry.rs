@@ -342,6 +342,27 @@ async fn a_blob_over_the_limit_is_refused_and_gone() {
 }
 
 #[tokio::test]
+async fn a_refusal_reaches_a_client_that_sends_everything_first() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let dir = std::sync::Arc::new(tempfile::tempdir().unwrap());
+    let address = crate::support::free_address();
+    let plane = Plane::start_with(dir, |config| config.registry_http_listen = Some(address)).await;
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let size = 30 << 20;
+    let head = format!(
+        "PUT /v2/handlers/a/blobs/uploads/x HTTP/1.1\r\nhost: x\r\ncontent-length: {size}\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    for _ in 0..30 {
+        stream.write_all(&vec![7; 1 << 20]).await.unwrap();
+    }
+    let mut answer = vec![0; 12];
+    stream.read_exact(&mut answer).await.unwrap();
+    assert_eq!(answer, b"HTTP/1.1 401");
+    drop(plane);
+}
+
+#[tokio::test]
 async fn artifacts_outlive_a_restart() {
     let plane = Plane::start().await;
     push_handler(&plane, "hello", "1.0.0", &handler(1)).await;

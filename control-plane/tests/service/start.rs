@@ -67,9 +67,7 @@ async fn secrets_are_for_the_owner_only() {
 #[tokio::test]
 async fn plain_http_has_the_registry_only() {
     let dir = Arc::new(tempfile::tempdir().unwrap());
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    drop(listener);
+    let address = crate::support::free_address();
     let plane = Plane::start_with(dir, |config| config.registry_http_listen = Some(address)).await;
     let token = std::fs::read_to_string(plane.data().join("admin-token")).unwrap();
     let client = reqwest::Client::builder().no_proxy().build().unwrap();

@@ -290,6 +290,12 @@ pub(crate) fn config(dir: &Path) -> Config {
     }
 }
 
+/// An address that was free a moment ago.
+pub(crate) fn free_address() -> std::net::SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap()
+}
+
 /// A key and a request with a name that does not count.
 pub(crate) fn request_for(name: &str) -> (rcgen::KeyPair, String) {
     let key = rcgen::KeyPair::generate().unwrap();

@@ -1,5 +1,3 @@
-#![expect(clippy::unwrap_used, reason = "tests")]
-
 use fleet_api::artifact::PinnedArtifact;
 use fleet_api::ids::Digest;
 use proptest::prelude::*;

@@ -50,19 +50,15 @@ pub(in crate::http) async fn start(
                 .mount(&repository, from.as_ref(), &wanted)
                 .await?
         {
-            return Ok(created(&repository, &wanted.to_string()));
+            return Ok(created(&repository, wanted.as_str()));
         }
     }
     if let Some(whole) = &query.digest {
         let claimed = digest(whole)?;
         let id = api.registry.start_upload(&repository).await?;
-        let taken = api
-            .registry
-            .append(&repository, &id, None, body.into_data_stream())
-            .await;
-        if let Err(error) = taken {
+        if let Err(error) = take(&api, &repository, &id, None, body).await {
             let _ = api.registry.cancel_upload(&repository, &id);
-            return Err(error.into());
+            return Err(error);
         }
         api.registry
             .finish_upload(&repository, &id, &claimed)
@@ -103,10 +99,7 @@ pub(in crate::http) async fn append(
     writer(caller).await?;
     let (repository, id) = (repository(&kind, &name)?, UploadId::new(&id));
     let at = chunk_start(&headers)?;
-    let have = api
-        .registry
-        .append(&repository, &id, at, body.into_data_stream())
-        .await?;
+    let have = take(&api, &repository, &id, at, body).await?;
     Ok(accepted(StatusCode::ACCEPTED, &repository, &id, have))
 }
 
@@ -130,9 +123,7 @@ pub(in crate::http) async fn finish(
     })?;
     let claimed = digest(&text)?;
     let at = chunk_start(&headers)?;
-    api.registry
-        .append(&repository, &id, at, body.into_data_stream())
-        .await?;
+    take(&api, &repository, &id, at, body).await?;
     api.registry
         .finish_upload(&repository, &id, &claimed)
         .await?;
@@ -153,6 +144,17 @@ pub(in crate::http) async fn cancel(
     api.registry
         .cancel_upload(&repository, &UploadId::new(&id))?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+async fn take(
+    api: &Api,
+    repository: &Repository,
+    id: &UploadId,
+    at: Option<u64>,
+    body: Body,
+) -> Result<u64, OciError> {
+    let bytes = body.into_data_stream();
+    Ok(api.registry.append(repository, id, at, bytes).await?)
 }
 
 /// The bytes that are there, as the spec writes them; an upload without any has `0-0`.
