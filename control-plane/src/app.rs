@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::BoxFuture;
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 use serde::Serialize;
@@ -117,6 +118,12 @@ impl App {
     /// # Errors
     /// [`AppError`] for the first part that cannot be made.
     pub async fn build(config: Config) -> Result<Self, AppError> {
+        // Boxed here and in `run`, so that a program does not compile all parts anew.
+        let parts: BoxFuture<'static, _> = Box::pin(Self::open(config));
+        parts.await
+    }
+
+    async fn open(config: Config) -> Result<Self, AppError> {
         let started = Instant::now();
         let listener = listen(config.listen, "HTTPS", "--listen").await?;
         let mqtt = listen(config.mqtt_listen, "MQTT", "--mqtt-listen").await?;
@@ -199,7 +206,15 @@ impl App {
     ///
     /// # Errors
     /// [`AppError::PartEnded`] if a part ends by itself.
-    pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), AppError> {
+    pub async fn run(
+        self,
+        stop: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<(), AppError> {
+        let serving: BoxFuture<'static, _> = Box::pin(self.serve(Box::pin(stop)));
+        serving.await
+    }
+
+    async fn serve(self, stop: BoxFuture<'static, ()>) -> Result<(), AppError> {
         let json = serde_json::to_vec_pretty(&self.endpoint).expect("strings and numbers only");
         write_durably(&self.data.endpoint(), &json, 0o644).map_err(|source| AppError::Write {
             what: "endpoint.json",
