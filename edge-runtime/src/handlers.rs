@@ -65,6 +65,7 @@ use world::World;
 use crate::gateway::{Body, reply};
 use crate::models::Models;
 
+const PAGE_BYTES: u64 = 64 << 10;
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
 
 /// The worlds that a handler may be of.
@@ -195,7 +196,7 @@ impl Handlers {
         let needed = component
             .resources_required()
             .and_then(|resources| resources.max_initial_memory_size)
-            .unwrap_or(0);
+            .map_or(0, |pages| pages.saturating_mul(PAGE_BYTES));
         if needed > spec.limits.memory.0 {
             return Err(HandlerError::Memory {
                 name: spec.name,

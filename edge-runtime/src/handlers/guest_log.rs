@@ -58,7 +58,7 @@ impl LogShare {
 
     /// Tells why a guest was stopped.
     pub(super) fn fault(&self, request_id: &str, kind: FaultKind, error: &str) {
-        let error = &error[..error.floor_char_boundary(MAX_LINE_BYTES)];
+        let error = error[..error.floor_char_boundary(MAX_LINE_BYTES)].replace('\n', " | ");
         if self.admit(error.len()) {
             let (handler, version) = (self.handler.as_str(), self.version.as_str());
             tracing::warn!(

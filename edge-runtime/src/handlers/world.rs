@@ -1,6 +1,7 @@
 //! The worlds that a component may be of, and how each is linked.
 
 use fleet_api::ids::Name;
+use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, Linker};
 use wasmtime::{AsContextMut, Engine};
 use wasmtime_wasi_http::p2::bindings::{Proxy, ProxyPre};
@@ -90,19 +91,32 @@ fn missing_imports(linker: &Linker<GuestState>, component: &Component) -> Vec<St
         return Vec::new();
     }
     let engine = linker.engine();
-    let imports = component.component_type();
-    let imports = imports.imports(engine).map(|(import, _)| import.to_owned());
-    imports
-        .filter(|import| !offers(linker, engine, import))
-        .collect()
+    let ty = component.component_type();
+    let imports = ty.imports(engine);
+    let missing =
+        imports.filter(|(import, item)| !only_types(engine, &item.ty) && !offers(linker, import));
+    missing.map(|(import, _)| import.to_owned()).collect()
+}
+
+/// An interface of nothing but types needs nobody to offer it.
+fn only_types(engine: &Engine, import: &ComponentItem) -> bool {
+    match import {
+        ComponentItem::Type(_) => true,
+        ComponentItem::ComponentInstance(instance) => instance
+            .exports(engine)
+            .all(|(_, export)| matches!(export.ty, ComponentItem::Type(_))),
+        _ => false,
+    }
 }
 
 /// The linker takes any version that is compatible with the one asked for, but
 /// tells only of exact names: a name that cannot be defined again is there.
-fn offers(linker: &Linker<GuestState>, engine: &Engine, import: &str) -> bool {
-    debug_assert!(Engine::same(linker.engine(), engine));
+fn offers(linker: &Linker<GuestState>, import: &str) -> bool {
     let mut probe = linker.clone();
-    let mut defined = |name: &str| probe.instance(name).is_err();
+    let mut defined = |name: &str| {
+        let taken = probe.root().func_wrap(name, |_, (): ()| Ok(()));
+        taken.is_err()
+    };
     if defined(import) {
         return true;
     }

@@ -210,3 +210,54 @@ pub(super) const STREAM: &str = r#"(call $begin (local.get 1)) (call $send (i32.
 /// Works on after its answer is complete.
 pub(super) const AFTERWORK: &str = r#"(call $begin (local.get 1)) (call $send (i32.const 22))
     (call $end) (call $wait-ms (i64.const 100))"#;
+
+/// A stream processor that answers each batch with one output: to stream
+/// `alerts`, the value of the batch's first record.
+pub(super) fn processor() -> Vec<u8> {
+    let text = r#"(component
+  (import "edge:runtime/records@0.1.0" (instance $r
+    (type $enc0 (enum "json" "cbor" "bytes"))
+    (export "encoding" (type $enc (eq $enc0)))
+    (type $rec0 (record (field "sequence" u64) (field "time-ms" u64) (field "encoding" $enc) (field "value" (list u8))))
+    (export "record" (type $rec (eq $rec0)))
+    (type $out0 (record (field "stream" string) (field "encoding" $enc) (field "value" (list u8))))
+    (export "output" (type $out (eq $out0)))))
+  (alias export $r "record" (type $rec))
+  (alias export $r "output" (type $out))
+  (core module $m
+    (memory (export "memory") 1)
+    (global $free (mut i32) (i32.const 4096))
+    (data (i32.const 64) "alerts")
+    (func (export "realloc") (param i32 i32 i32 i32) (result i32)
+      (global.set $free (i32.and (i32.const -8) (i32.add (global.get $free) (i32.const 7))))
+      (global.get $free)
+      (global.set $free (i32.add (global.get $free) (local.get 3))))
+    (func (export "process") (param i32 i32 i32 i32) (result i32)
+      (i32.store8 (i32.const 16) (i32.const 0))
+      (i32.store (i32.const 20) (i32.const 32))
+      (i32.store (i32.const 24) (i32.const 1))
+      (i32.store (i32.const 32) (i32.const 64))
+      (i32.store (i32.const 36) (i32.const 6))
+      (i32.store8 (i32.const 40) (i32.load8_u (i32.add (local.get 2) (i32.const 16))))
+      (i32.store (i32.const 44) (i32.load (i32.add (local.get 2) (i32.const 20))))
+      (i32.store (i32.const 48) (i32.load (i32.add (local.get 2) (i32.const 24))))
+      (i32.const 16)))
+  (core instance $i (instantiate $m))
+  (type $process-t (func (param "stream" string) (param "batch" (list $rec)) (result (result (list $out) (error string)))))
+  (func $process (type $process-t)
+    (canon lift (core func $i "process") (memory (core memory $i "memory")) (realloc (core func $i "realloc"))))
+  (alias export $r "encoding" (type $enc))
+  (component $face
+    (type $enc0 (enum "json" "cbor" "bytes"))
+    (import "encoding" (type $enc (eq $enc0)))
+    (type $rec0 (record (field "sequence" u64) (field "time-ms" u64) (field "encoding" $enc) (field "value" (list u8))))
+    (import "record" (type $rec (eq $rec0)))
+    (type $out0 (record (field "stream" string) (field "encoding" $enc) (field "value" (list u8))))
+    (import "output" (type $out (eq $out0)))
+    (import "process" (func $process (param "stream" string) (param "batch" (list $rec)) (result (result (list $out) (error string)))))
+    (export "process" (func $process)))
+  (instance $face-i (instantiate $face
+    (with "encoding" (type $enc)) (with "record" (type $rec)) (with "output" (type $out)) (with "process" (func $process))))
+  (export "edge:runtime/process@0.1.0" (instance $face-i)))"#;
+    wat::parse_str(text).expect("the fixture is valid")
+}
