@@ -28,7 +28,7 @@ impl Checkout {
         let path = folder.join(name);
         if !path.exists() {
             bail!(
-                "{} is not there: run `cargo build --release --bins`",
+                "{} is not there: run `cargo build --workspace --bins`",
                 path.display()
             );
         }

@@ -4,6 +4,15 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
+/// How a program was built.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Profile {
+    /// For daily work, tests and the demo.
+    Dev,
+    /// For benchmarks and gateways.
+    Release,
+}
+
 /// The repository that the chores work on.
 pub(crate) struct Checkout {
     root: PathBuf,
@@ -48,8 +57,12 @@ impl Checkout {
         }
     }
 
-    /// A program of the workspace, in the release profile.
-    pub(crate) fn program(&self, name: &str) -> PathBuf {
-        self.target().join("release").join(name)
+    /// A program of the workspace.
+    pub(crate) fn program(&self, profile: Profile, name: &str) -> PathBuf {
+        let folder = match profile {
+            Profile::Dev => "debug",
+            Profile::Release => "release",
+        };
+        self.target().join(folder).join(name)
     }
 }

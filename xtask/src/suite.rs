@@ -8,7 +8,10 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use crate::{checkout::Checkout, command, guests, progress, setup};
+use crate::{
+    checkout::{Checkout, Profile},
+    command, guests, progress, setup,
+};
 
 /// What each step of `test` took.
 struct Steps {
@@ -80,27 +83,27 @@ pub(crate) fn test(checkout: &Checkout, all: bool) -> Result<()> {
     })?;
     steps.run("lints", || {
         command::run(&mut cargo(
-            "clippy --workspace --all-targets --release --locked -- -D warnings",
+            "clippy --workspace --all-targets --locked -- -D warnings",
         ))?;
         command::run(&mut guest(
             "clippy --workspace --all-targets --locked -- -D warnings",
         ))
     })?;
     steps.run("build", || {
-        command::run(&mut cargo("build --workspace --release --locked"))
+        command::run(&mut cargo("build --workspace --all-targets --locked"))
     })?;
     steps.run("guest tests", || {
         command::run(&mut guest("test --workspace --locked"))
     })?;
     steps.run("tests", || {
-        let mut tests = cargo("test --workspace --release --locked");
+        let mut tests = cargo("test --workspace --locked");
         if all {
             tests.env("FLEET_WKG", checkout.artifact("tools/bin/wkg"));
         }
         command::run(&mut tests)
     })?;
     steps.run("demo --check", || {
-        command::run(program(checkout, "demo").arg("--check"))
+        command::run(program(checkout, Profile::Dev, "demo").arg("--check"))
     })?;
     steps.close(None);
     Ok(())
@@ -109,22 +112,26 @@ pub(crate) fn test(checkout: &Checkout, all: bool) -> Result<()> {
 /// Sets up, builds and runs a program of the workspace.
 pub(crate) fn run_program(checkout: &Checkout, name: &str, arguments: &[String]) -> Result<()> {
     setup::run(checkout, false)?;
-    if name == "fleet-bench" {
+    let measures = name == "fleet-bench";
+    if measures {
         setup::bench_clients()?;
     }
     guests::build(checkout)?;
-    progress::heading("build: the programs, in the release profile");
-    command::run(&mut command::cargo(
-        checkout.root(),
-        ["build", "--workspace", "--bins", "--release", "--locked"],
-    ))?;
+    progress::heading("build: the programs");
+    let mut build = vec!["build", "--workspace", "--bins", "--locked"];
+    let mut profile = Profile::Dev;
+    if measures {
+        build.push("--release");
+        profile = Profile::Release;
+    }
+    command::run(&mut command::cargo(checkout.root(), build))?;
     // The program takes this one's place, so that Ctrl-C is its own affair.
-    let error = program(checkout, name).args(arguments).exec();
+    let error = program(checkout, profile, name).args(arguments).exec();
     Err(error).with_context(|| format!("failed to start {name}"))
 }
 
-fn program(checkout: &Checkout, name: &str) -> Command {
-    let mut program = Command::new(checkout.program(name));
+fn program(checkout: &Checkout, profile: Profile, name: &str) -> Command {
+    let mut program = Command::new(checkout.program(profile, name));
     program.current_dir(checkout.root());
     program
 }
