@@ -33,6 +33,7 @@ fn logging() {
         .unwrap_or_else(|_| "info,mqtt5=error,sqlx=warn".into());
     tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .with_writer(std::io::stderr)
         .init();
 }

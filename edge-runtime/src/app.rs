@@ -122,9 +122,15 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     }))?;
     eprintln!("serving {serving}\nadmin {admin_url}");
 
-    let early_end = tokio::select! {
+    let cause = tokio::select! {
         () = stop_signal() => None,
-        ended = tasks.join_next() => ended,
+        reason = buffer_failure(&streams) => Some(anyhow::anyhow!(
+            "the buffer has failed: {reason}; start the node again, it recovers what is durable"
+        )),
+        Some(ended) = tasks.join_next() => Some(match ended {
+            Ok(()) => anyhow::anyhow!("a part of the node ended by itself; the log says which"),
+            Err(error) => anyhow::Error::from(error).context("a part of the node has failed"),
+        }),
     };
     stop.cancel();
     // Each part has its own deadline; this one is for a part that forgets.
@@ -138,10 +144,17 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     tokio::task::spawn_blocking(move || streams.close())
         .await
         .context("close the buffer")?;
-    match early_end {
-        Some(Err(error)) => Err(error).context("a part of the node has failed"),
-        Some(Ok(())) => anyhow::bail!("a part of the node ended by itself; the log says which"),
-        None => Ok(()),
+    cause.map_or(Ok(()), Err)
+}
+
+/// Waits until the buffer has failed for good: sled cannot be opened again in the same process.
+async fn buffer_failure(streams: &Streams) -> String {
+    let mut look = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        look.tick().await;
+        if let Some(reason) = streams.failed() {
+            return reason;
+        }
     }
 }
 

@@ -98,6 +98,7 @@ impl Status for NodeHealth {
 
     fn not_ready(&self) -> Vec<String> {
         let mut reasons: Vec<_> = self.workload.models.engine_error().into_iter().collect();
+        reasons.extend(self.workload.streams.failed());
         let reported = self.reported.borrow();
         if reported.serving_generation == reported.generation {
             let failed = reported

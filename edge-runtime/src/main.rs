@@ -1,5 +1,6 @@
 //! The edge runtime's binary: arguments, logging, one command, an exit code.
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -61,6 +62,7 @@ fn log_to_stderr(cli: &Cli) {
     let filter = tracing_subscriber::EnvFilter::new(&cli.log);
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     if cli.log_json {
         log.json().init()
