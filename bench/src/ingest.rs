@@ -6,7 +6,7 @@ use fleet_tests::device::Series;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::program::Served;
+use crate::program::{Served, hello};
 use crate::report::Report;
 
 const DEVICES: usize = 16;
@@ -28,7 +28,8 @@ pub(crate) async fn measure(rounds: usize, report: &mut Report) -> Result<()> {
 }
 
 async fn round(batch: u64) -> Result<f64> {
-    let served = Served::edge_runtime(&["--stream", "vibration"], "/streams/vibration").await?;
+    let served =
+        Served::edge_runtime(&["--stream", "vibration", &hello()?], "/streams/vibration").await?;
     let url = format!("{}/streams/vibration", served.url);
     let series = Series::load("vibration.ndjson")?;
     let stop = CancellationToken::new();

@@ -83,7 +83,7 @@ async fn a_port_in_use_is_named() -> Result<()> {
             fleet.dir(),
             "edge-runtime",
             &["run", "--config", &config],
-            &[&taken, "in use"],
+            &[&taken, "another process"],
         )
         .await?;
     }
@@ -101,14 +101,20 @@ async fn a_port_in_use_is_named() -> Result<()> {
             "--mqtt-listen",
             mqtt,
         ];
-        refuses(fleet.dir(), "control-plane", &args, &[&taken, "in use"]).await?;
+        refuses(
+            fleet.dir(),
+            "control-plane",
+            &args,
+            &[&taken, "another process"],
+        )
+        .await?;
     }
     let module = Checkout::module("hello")?.display().to_string();
     refuses(
         fleet.dir(),
         "edge-runtime",
         &["serve", "--listen", &taken, &module],
-        &[&taken, "in use"],
+        &[&taken, "another process"],
     )
     .await?;
     fleet.finish().await
