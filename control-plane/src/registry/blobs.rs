@@ -23,7 +23,8 @@ pub(super) fn path(digest: &Digest) -> Path {
 }
 
 impl Registry {
-    /// Looks a blob up.
+    /// Looks a blob up. One that the object store has lost or has in another size counts as not
+    /// there, so that pushing it again puts it right.
     pub(crate) async fn blob(
         &self,
         repository: &Repository,
@@ -35,9 +36,20 @@ impl Registry {
             .fetch_optional(self.0.store.pool())
             .await?
             .ok_or_else(|| RegistryError::BlobUnknown(digest.clone()))?;
+        let size = unsigned(row.get("size"));
+        let stored = match self.0.objects.head(&path(digest)).await {
+            Ok(meta) => Some(meta.size),
+            Err(object_store::Error::NotFound { .. }) => None,
+            Err(error) => return Err(error.into()),
+        };
+        if stored != Some(size) {
+            tracing::error!(%digest, size, ?stored,
+                "a blob is damaged in the object store: push it again");
+            return Err(RegistryError::BlobUnknown(digest.clone()));
+        }
         Ok(Blob {
             digest: digest.clone(),
-            size: unsigned(row.get("size")),
+            size,
         })
     }
 

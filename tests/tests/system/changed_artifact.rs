@@ -1,8 +1,10 @@
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use fleet_api::ids::Digest;
 use fleet_api::reported::Outcome;
+use fleet_tests::Checkout;
 
 use crate::fixtures::{self, HELLO, greeting, variant};
 
@@ -74,4 +76,20 @@ async fn a_changed_blob_is_not_run_and_the_old_version_serves() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_truncated_blob_is_not_run_and_the_old_version_serves() -> Result<()> {
     damage_is_noticed(|bytes| bytes.truncate(bytes.len() / 2)).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_cache_on_the_node_is_fetched_again() -> Result<()> {
+    let mut fleet = fixtures::one_node_with_hello().await?;
+    let edge = fleet.edge("n1")?;
+    edge.stop().await?;
+    let hello = Digest::of(&std::fs::read(Checkout::module("hello")?)?);
+    let cached = blob(&edge.data_dir().join("artifacts"), &hello)?;
+    std::fs::write(&cached, b"\0asm")?;
+    std::fs::remove_dir_all(edge.data_dir().join("compiled"))?;
+    edge.start().await?;
+    edge.serves("/hello", Duration::from_secs(30)).await?;
+    assert_eq!(greeting(edge).await?, "one");
+    assert_eq!(Digest::of(&std::fs::read(cached)?), hello);
+    fleet.finish().await
 }

@@ -50,7 +50,7 @@ impl Drop for SmallDisk {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_with_a_full_disk_refuses_records_and_serves_on() -> Result<()> {
     let disk_dir = tempfile::tempdir()?;
-    let Some(disk) = SmallDisk::mount(&disk_dir.path().join("disk"), 96)? else {
+    let Some(disk) = SmallDisk::mount(&disk_dir.path().join("disk"), 256)? else {
         return Ok(());
     };
     let mut fleet = fleet_tests::Fleet::start().await?;

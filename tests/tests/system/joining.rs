@@ -146,27 +146,19 @@ async fn a_node_reaches_only_its_own_topics() -> Result<()> {
         ("edge/v1/n11/desired", false),
         ("edge/v1/n11/#", false),
         ("edge/v1/+/desired", false),
-        ("edge/v1/n1+/desired", false),
         ("#", false),
         ("$share/g/edge/v1/n11/desired", false),
     ] {
         client.subscribe(filter, QoS::AtLeastOnce).await?;
-        let acknowledged = packet(&mut events, |p| match p {
+        let codes = packet(&mut events, |p| match p {
             Packet::SubAck(ack) => Some(ack.return_codes),
             _ => None,
         })
-        .await;
-        match acknowledged {
-            Ok(codes) if allowed => assert!(
-                matches!(codes[..], [SubscribeReasonCode::Success(_)]),
-                "{filter}: {codes:?}"
-            ),
-            Ok(codes) => assert!(
-                !matches!(codes[..], [SubscribeReasonCode::Success(_)]),
-                "{filter}: {codes:?}"
-            ),
-            // A filter that is not even valid may end the connection.
-            Err(error) => assert!(!allowed, "{filter}: {error:#}"),
+        .await?;
+        match codes[..] {
+            [SubscribeReasonCode::Success(_)] => assert!(allowed, "{filter} was granted"),
+            [SubscribeReasonCode::NotAuthorized] => assert!(!allowed, "{filter} was refused"),
+            _ => panic!("{filter}: {codes:?}"),
         }
     }
     for topic in [

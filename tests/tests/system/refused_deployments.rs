@@ -25,9 +25,9 @@ async fn a_deployment_that_makes_no_sense_changes_nothing() -> Result<()> {
         (
             "unknown keys",
             HELLO
-                .replace("route =", "rout = 1\nroute =")
-                .replace("select", "selekt"),
-            &["selekt", "line 4"][..],
+                .replace("select", "selekt = 1\nselect")
+                .replace("route =", "rout = 1\nroute ="),
+            &["line 4: deployment.selekt", "line 9: handler.0.rout"][..],
         ),
         (
             "a wrong type",

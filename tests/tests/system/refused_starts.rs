@@ -67,10 +67,8 @@ async fn configurations_with_unknown_keys_are_refused_with_all_of_them() -> Resu
 async fn a_port_in_use_is_named() -> Result<()> {
     let mut fleet = Fleet::start().await?;
     fleet.join("n1", &[]).await?;
-    let taken = std::net::TcpListener::bind("127.0.0.1:0")?;
-    let taken = taken.local_addr()?.to_string();
-    // The listener is gone here, so take it again for the time of the test.
-    let _held = std::net::TcpListener::bind(&taken)?;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let taken = listener.local_addr()?.to_string();
     let data_dir = fleet.edges["n1"].data_dir().display().to_string();
     for (listen, admin) in [
         (taken.as_str(), "127.0.0.1:0"),

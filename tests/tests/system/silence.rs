@@ -13,6 +13,7 @@ async fn inference_leaves_nothing_in_the_home_folder() -> Result<()> {
     std::fs::create_dir(&home)?;
     std::fs::create_dir(&temporary)?;
     let model = format!("vibration={}", Checkout::model("vibration")?.display());
+    let data_dir = dir.path().join("data").display().to_string();
     let module = Checkout::module("hello")?.display().to_string();
     let args = [
         "-u",
@@ -30,6 +31,8 @@ async fn inference_leaves_nothing_in_the_home_folder() -> Result<()> {
         "serve",
         "--listen",
         "127.0.0.1:0",
+        "--data-dir",
+        &data_dir,
         "--model",
         &model,
         &module,
