@@ -84,8 +84,6 @@ fn pattern(path: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
-
     use super::*;
 
     fn table(routes: &[&'static str]) -> RouteTable<&'static str> {

@@ -153,6 +153,9 @@ impl Stats {
     }
 }
 
+/// A figure without labels of its own: name, kind, help, value.
+type Plain<'a> = (&'a str, &'a str, &'a str, &'a dyn Fn(&Stats) -> f64);
+
 /// Writes the figures of all handlers in Prometheus's text format.
 pub(super) fn render(out: &mut String, handlers: &[(String, &Stats)]) {
     let mut family = |name: &str, kind: &str, help: &str, series: &dyn Fn(&mut String)| {
@@ -199,7 +202,7 @@ pub(super) fn render(out: &mut String, handlers: &[(String, &Stats)]) {
         },
     );
     let seconds = |counter: &AtomicU64| counter.load(Relaxed) as f64 / 1e9;
-    let plain: [(&str, &str, &str, &dyn Fn(&Stats) -> f64); 4] = [
+    let plain: [Plain<'_>; 4] = [
         (
             "edge_handler_cpu_seconds_total",
             "counter",

@@ -1,5 +1,3 @@
-#![expect(clippy::unwrap_used, reason = "tests")]
-
 mod faults;
 mod fixture;
 mod lifecycle;

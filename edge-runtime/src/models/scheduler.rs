@@ -174,8 +174,6 @@ impl Drop for Watched {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
-
     use std::sync::mpsc;
     use std::time::Duration;
 

@@ -253,8 +253,6 @@ pub(crate) fn push_string(data: &mut Vec<u8>, element: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
-
     use super::*;
 
     fn tensor(datatype: DataType, shape: &[i64], data: &[u8]) -> Tensor {

@@ -1,7 +1,5 @@
 //! With the real engine and the tiny models of models/tiny. They fail, and say what to do, where the engine is missing.
 
-#![expect(clippy::unwrap_used, reason = "tests")]
-
 use std::path::Path;
 use std::time::Duration;
 

@@ -285,8 +285,6 @@ impl http_body::Body for RequestBody {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
-
     use super::*;
 
     fn allows(origins: &[&str], uri: &str) -> bool {
