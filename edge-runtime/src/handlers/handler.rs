@@ -25,8 +25,9 @@ const QUEUE_PER_SLOT: u64 = 4;
 const MIN_QUEUE: u64 = 64;
 /// How long a call waits for its turn.
 const QUEUE_WAIT: Duration = Duration::from_secs(1);
-/// Calls that one warm instance serves before it is replaced.
-const MAX_USES: u32 = 10_000;
+/// Calls that one warm instance serves before it is replaced: what a guest
+/// leaks in each must not add up to its limits.
+const MAX_USES: u32 = 256;
 /// How long a warm instance is kept without work.
 const MAX_IDLE: Duration = Duration::from_secs(30);
 
@@ -191,10 +192,12 @@ impl Handler {
 
     /// Takes an instance back after a call that went well.
     pub(super) fn give_back(&self, mut instance: Instance) {
-        self.stats.memory(instance.store.data().memory.used());
+        let memory = instance.store.data().memory.used();
+        self.stats.memory(memory);
         instance.uses += 1;
         if self.spec.isolation != Isolation::Reuse
             || instance.uses >= MAX_USES
+            || memory as u64 > self.spec.limits.memory.0 / 2
             || instance.store.data_mut().has_open_body()
         {
             return;
