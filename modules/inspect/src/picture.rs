@@ -129,8 +129,6 @@ fn on_white(picture: DynamicImage) -> image::RgbImage {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
-
     use image::{ImageFormat, Rgb, RgbImage};
 
     use super::*;

@@ -62,8 +62,6 @@ pub fn judge(scores: &[f32], threshold: f32) -> Option<Verdict> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
-
     use super::*;
 
     #[test]

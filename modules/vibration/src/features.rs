@@ -99,8 +99,6 @@ fn power_spectrum(centred: &[f64]) -> Vec<f64> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
-
     use serde::Deserialize;
 
     use super::*;

@@ -68,8 +68,6 @@ pub fn parse(encoding: Encoding, value: &[u8]) -> Result<Window, WindowError> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
-
     use super::*;
 
     fn json(text: &str) -> Result<Window, WindowError> {
