@@ -14,9 +14,9 @@ use crate::serve::ServeArgs;
 #[derive(Debug, Parser)]
 #[command(name = "edge-runtime", version)]
 pub struct Cli {
-    /// What to log, as in `info` or `edge_runtime=debug`.
-    #[arg(long, global = true, env = "EDGE_RUNTIME_LOG", default_value = "info")]
-    pub log: String,
+    /// What to log, as in `info` or `edge_runtime=debug`. Default: `info`, for `serve` `error`.
+    #[arg(long, global = true, env = "EDGE_RUNTIME_LOG")]
+    pub log: Option<String>,
     /// Log JSON lines instead of text.
     #[arg(long, global = true)]
     pub log_json: bool,

@@ -59,7 +59,13 @@ fn quiet_libraries() {
 }
 
 fn log_to_stderr(cli: &Cli) {
-    let filter = tracing_subscriber::EnvFilter::new(&cli.log);
+    // The first line of `serve` says where it serves, so that programs need not look for it.
+    let default = if matches!(cli.command, Command::Serve(_)) {
+        "error"
+    } else {
+        "info"
+    };
+    let filter = tracing_subscriber::EnvFilter::new(cli.log.as_deref().unwrap_or(default));
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
