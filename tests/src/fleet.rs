@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -16,6 +17,13 @@ use crate::wait::until;
 
 /// How long a deployment may take to reach its nodes.
 const COMMIT: Duration = Duration::from_secs(60);
+
+static LOGS_LEFT_ALONE: AtomicBool = AtomicBool::new(false);
+
+/// From now on a fleet that is dropped shows no logs: somebody wanted it to end.
+pub fn leave_logs_alone() {
+    LOGS_LEFT_ALONE.store(true, Ordering::Relaxed);
+}
 
 /// A control plane, its nodes and its operator. Unless it is finished, the end of every log is
 /// shown when it is dropped.
@@ -212,7 +220,7 @@ fn state(node: &NodeSummary) -> String {
 
 impl Drop for Fleet {
     fn drop(&mut self) {
-        if self.finished {
+        if self.finished || LOGS_LEFT_ALONE.load(Ordering::Relaxed) {
             return;
         }
         eprintln!("{}", tail("control plane", self.control.log()));

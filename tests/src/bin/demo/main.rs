@@ -16,7 +16,7 @@ mod story;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -36,12 +36,7 @@ struct Args {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let args = Args::parse();
-    let told = tokio::select! {
-        told = tell(args.check) => told,
-        stopped = stop_signal() => stopped,
-    };
-    match told {
+    match run(Args::parse().check).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -50,12 +45,14 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn tell(check: bool) -> Result<()> {
+async fn run(check: bool) -> Result<()> {
     let mut report = Report::new(check);
-    let story = tokio::time::timeout(LIMIT, Story::tell(&mut report));
-    let mut story = story
-        .await
-        .context("the demo took longer than three minutes")??;
+    let mut story = tokio::select! {
+        told = tokio::time::timeout(LIMIT, Story::tell(&mut report)) => {
+            told.context("the demo took longer than three minutes")??
+        }
+        interrupted = interrupted() => return interrupted,
+    };
     if !check {
         story.stay_up(&mut report).await?;
         stop_signal().await?;
@@ -66,6 +63,13 @@ async fn tell(check: bool) -> Result<()> {
         .await?;
     report.end();
     Ok(())
+}
+
+/// What runs is ended and removed as the story is dropped.
+async fn interrupted() -> Result<()> {
+    stop_signal().await?;
+    fleet_tests::fleet::leave_logs_alone();
+    bail!("interrupted; everything is ended and removed")
 }
 
 async fn stop_signal() -> Result<()> {

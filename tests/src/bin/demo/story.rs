@@ -4,6 +4,7 @@ mod proof;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use fleet_api::rest::ArchiveStream;
 use fleet_tests::device::Series;
 use fleet_tests::{Checkout, Device, Fleet, until};
 use tokio::task::JoinSet;
@@ -256,14 +257,22 @@ impl Story {
         for (id, device) in &self.devices {
             let health = self.fleet.edges[*id].status().await?;
             let sum = |numbers: &mut dyn Iterator<Item = u64>| numbers.sum::<u64>().to_string();
-            let forwarded = archived.iter().filter(|a| a.node.as_str() == *id);
+            let forwarded = |stream: &str| {
+                let of = |a: &&ArchiveStream| a.node.as_str() == *id && a.stream.as_str() == stream;
+                archived
+                    .iter()
+                    .find(of)
+                    .map_or(0, |a| a.watermark)
+                    .to_string()
+            };
             rows.push([
                 (*id).to_owned(),
                 sum(&mut health.handlers.iter().map(|h| h.requests)),
                 sum(&mut health.models.iter().map(|m| m.requests)),
                 device.count().to_string(),
                 sum(&mut health.streams.iter().map(|s| s.depth)),
-                sum(&mut forwarded.map(|a| a.watermark)),
+                forwarded("vibration"),
+                forwarded("alerts"),
                 sum(&mut health.handlers.iter().map(|h| h.errors)),
             ]);
         }
@@ -274,6 +283,7 @@ impl Story {
             "ACKNOWLEDGED",
             "BUFFERED",
             "FORWARDED",
+            "ALERTS",
             "ERRORS",
         ];
         report.table(header, rows);

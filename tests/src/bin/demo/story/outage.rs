@@ -27,7 +27,7 @@ impl Story {
         })
         .await?;
         Ok(format!(
-            "killed after {before} records, serves again after {:.0} ms, {} batches sent again",
+            "killed after {before} records, serves again after {:.0} ms, {} requests tried again",
             back.as_secs_f64() * 1e3,
             device.failures()
         ))
@@ -112,7 +112,7 @@ impl Story {
         let took = start.elapsed().as_secs_f64();
         let left = until("small buffers", LIMIT, async || {
             let depth = self.depth().await.map_err(|e| format!("{e:#}"))?;
-            if depth < backlog / 2 {
+            if depth < backlog / 5 {
                 Ok(depth)
             } else {
                 Err(depth.to_string())
