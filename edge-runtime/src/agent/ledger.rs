@@ -8,7 +8,7 @@ use fleet_api::reported::Outcome;
 use serde::{Deserialize, Serialize};
 
 use super::plan::LedgerView;
-use crate::data_dir::write_durably;
+use crate::disk::write_durably;
 
 /// What the node has decided, on disk before it acts.
 #[derive(Debug)]
@@ -126,8 +126,9 @@ impl Ledger {
 
     pub(crate) fn begin(&mut self, desired: Desired) -> Result<(), LedgerError> {
         self.change(|state| {
-            state.newest = desired.generation;
-            state.epoch = desired.epoch;
+            // What served before may be begun again after a newer one has failed.
+            state.newest = state.newest.max(desired.generation);
+            state.epoch = state.epoch.max(desired.epoch);
             state.failure = None;
             state.candidate = Some(desired);
         })
@@ -142,33 +143,35 @@ impl Ledger {
         })
     }
 
+    /// Ends the candidate. Where the disk refuses this too, it holds until the next start:
+    /// otherwise the node would take up a failed generation again and again.
     pub(crate) fn fail(
         &mut self,
         outcome: Outcome,
         reason: String,
         again_at_start: bool,
     ) -> Result<(), LedgerError> {
-        self.change(|state| {
-            let candidate = state.candidate.take();
-            let again_at_start = candidate.filter(|_| again_at_start);
-            state.failure = Some(Failure {
-                outcome,
-                reason,
-                again_at_start,
-            });
-        })
+        let candidate = self.state.candidate.take();
+        self.state.failure = Some(Failure {
+            outcome,
+            reason,
+            again_at_start: candidate.filter(|_| again_at_start),
+        });
+        self.write(&self.state)
     }
 
-    /// Changes the state on disk first, then in memory.
+    /// Changes the state on disk first, then in memory; a failure changes neither.
     fn change(&mut self, change: impl FnOnce(&mut State)) -> Result<(), LedgerError> {
         let mut next = self.state.clone();
         change(&mut next);
-        let text = serde_json::to_vec_pretty(&next).expect("the state has only string keys");
-        let written = write_durably(&self.path, &text);
-        // Even where the disk refuses, the decision holds until the next start:
-        // otherwise the node would take up a failed generation again and again.
+        self.write(&next)?;
         self.state = next;
-        written.map_err(|source| LedgerError::Io {
+        Ok(())
+    }
+
+    fn write(&self, state: &State) -> Result<(), LedgerError> {
+        let text = serde_json::to_vec_pretty(state).expect("the state has only string keys");
+        write_durably(&self.path, &text).map_err(|source| LedgerError::Io {
             path: self.path.clone(),
             source,
         })
@@ -226,6 +229,20 @@ mod tests {
     }
 
     #[test]
+    fn fetching_the_old_generation_again_does_not_forget_that_a_newer_one_failed() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut ledger = Ledger::open(folder.path().join("state.json")).expect("opens");
+        ledger.begin(desired(3)).expect("written");
+        ledger.commit().expect("written");
+        ledger.begin(desired(4)).expect("written");
+        ledger
+            .fail(Outcome::FailedNoChange, "no".to_owned(), false)
+            .expect("written");
+        ledger.begin(desired(3)).expect("written");
+        assert_eq!(ledger.view().newest, 4);
+    }
+
+    #[test]
     fn a_failure_of_the_machine_is_tried_again_at_the_next_start() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("state.json");
@@ -237,6 +254,24 @@ mod tests {
         assert!(ledger.candidate().is_none());
         let ledger = Ledger::open(path).expect("opens");
         assert_eq!(ledger.candidate().map(|d| d.generation), Some(1));
+    }
+
+    #[test]
+    fn what_the_disk_refuses_does_not_serve() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let gone = folder.path().join("gone");
+        std::fs::create_dir(&gone).expect("created");
+        let mut ledger = Ledger::open(gone.join("state.json")).expect("opens");
+        ledger.begin(desired(1)).expect("written");
+        std::fs::remove_dir_all(&gone).expect("removed");
+        assert!(ledger.commit().is_err());
+        assert!(ledger.serving().is_none());
+        assert_eq!(ledger.candidate().map(|d| d.generation), Some(1));
+        let reason = "disk".to_owned();
+        assert!(ledger.fail(Outcome::FailedNoChange, reason, true).is_err());
+        assert!(ledger.candidate().is_none(), "it would be tried for ever");
+        assert!(ledger.begin(desired(2)).is_err());
+        assert_eq!(ledger.view().newest, 1);
     }
 
     #[test]
