@@ -35,6 +35,12 @@ use plan::Decision;
 use report::Report;
 use workload::Running;
 
+use crate::backoff::Backoff;
+use crate::causes::chain;
+
+/// Shortest and longest wait before a fetch is tried again.
+const FETCH_WAIT: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+
 /// The way to a running agent.
 #[derive(Debug, Clone)]
 pub struct AgentHandle {
@@ -142,7 +148,7 @@ impl AgentTask {
         );
         if broken && self.ledger.candidate().is_none() {
             // The same generation once more, this time with the network's help.
-            self.keep(|ledger| ledger.begin(serving));
+            self.begin(serving);
         }
     }
 
@@ -190,8 +196,17 @@ impl AgentTask {
             }
             Decision::Begin => {
                 tracing::info!(generation = desired.generation, "begin a new generation");
-                self.keep(|ledger| ledger.begin(desired));
+                self.begin(desired);
             }
+        }
+    }
+
+    /// Makes `desired` the candidate. What cannot be written down is not begun; the control
+    /// plane offers it again.
+    fn begin(&mut self, desired: Desired) {
+        if let Err(error) = self.ledger.begin(desired) {
+            tracing::error!(error = chain(&error), "cannot begin a generation");
+            self.report.rejected(chain(&error));
         }
     }
 
@@ -227,8 +242,8 @@ impl AgentTask {
         self.report.phase(Phase::Switching);
         let generation = candidate.generation;
         // Recorded first: a crash between the two lines starts with the new generation.
-        if !self.keep(|ledger| ledger.commit()) {
-            return;
+        if let Err(error) = self.ledger.commit() {
+            return self.fail(chain(&error), true);
         }
         self.workload.switch(&candidate, &running);
         self.running = running;
@@ -246,19 +261,9 @@ impl AgentTask {
         tracing::error!(reason, "the new generation cannot serve, the old one stays");
         self.report
             .finished(Outcome::FailedNoChange, reason.clone());
-        self.keep(|ledger| ledger.fail(Outcome::FailedNoChange, reason, again_at_start));
-    }
-
-    /// Writes a change of the ledger down; says whether that went well.
-    fn keep(&mut self, change: impl FnOnce(&mut Ledger) -> Result<(), LedgerError>) -> bool {
-        match change(&mut self.ledger) {
-            Ok(()) => true,
-            Err(error) => {
-                let reason = chain(&error);
-                tracing::error!(reason, "cannot write the node's state down");
-                self.report.finished(Outcome::FailedNoChange, reason);
-                false
-            }
+        let outcome = Outcome::FailedNoChange;
+        if let Err(error) = self.ledger.fail(outcome, reason, again_at_start) {
+            tracing::error!(error = chain(&error), "cannot write the failure down");
         }
     }
 }
@@ -273,7 +278,7 @@ async fn prepare(
     candidate: &Desired,
 ) -> Attempt {
     report.begin(candidate);
-    let mut wait = Backoff::new();
+    let mut wait = Backoff::new(FETCH_WAIT.0, FETCH_WAIT.1);
     loop {
         report.phase(Phase::Fetching);
         match fetcher.fetch_all(store, candidate, report).await {
@@ -311,42 +316,4 @@ async fn prepare(
             }
         }
     }
-}
-
-/// Growing delays with full jitter, from half a second to half a minute.
-#[derive(Debug)]
-pub(crate) struct Backoff {
-    ceiling: Duration,
-}
-
-impl Backoff {
-    pub(crate) fn new() -> Self {
-        Self {
-            ceiling: Duration::from_millis(500),
-        }
-    }
-
-    pub(crate) fn next(&mut self) -> Duration {
-        let ceiling = self.ceiling;
-        self.ceiling = (ceiling * 2).min(Duration::from_secs(30));
-        // A failing source of randomness only costs the jitter.
-        let mut byte = [128_u8; 1];
-        let _ = getrandom::fill(&mut byte);
-        ceiling.mul_f64(0.1 + 0.9 * f64::from(byte[0]) / 255.0)
-    }
-}
-
-/// An error with its causes in one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.contains(&next) {
-            text.push_str(": ");
-            text.push_str(&next);
-        }
-        cause = error.source();
-    }
-    text
 }

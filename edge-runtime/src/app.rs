@@ -92,6 +92,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         models,
         streams: Some(streams.clone()),
     };
+    let stopped = stop_signal().context("listen for signals")?;
     let mut tasks = JoinSet::new();
     tasks.spawn(agent.run(stop.clone()));
     tasks.spawn(control.run(stop.clone()));
@@ -123,7 +124,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     eprintln!("serving {serving}\nadmin {admin_url}");
 
     let cause = tokio::select! {
-        () = stop_signal() => None,
+        () = stopped => None,
         reason = buffer_failure(&streams) => Some(anyhow::anyhow!(
             "the buffer has failed: {reason}; start the node again, it recovers what is durable"
         )),
@@ -158,21 +159,19 @@ async fn buffer_failure(streams: &Streams) -> String {
     }
 }
 
-/// Waits for SIGTERM or SIGINT.
-pub(crate) async fn stop_signal() {
-    let wait = |kind| async move {
-        match signal(kind) {
-            Ok(mut signal) => signal.recv().await,
-            Err(error) => {
-                tracing::error!(%error, "cannot listen for a signal");
-                std::future::pending().await
-            }
+/// Listens for SIGTERM and SIGINT from this call on; the future waits for the first.
+///
+/// # Errors
+/// What the system says if it does not allow that.
+pub(crate) fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
         }
-    };
-    tokio::select! {
-        _ = wait(SignalKind::terminate()) => {}
-        _ = wait(SignalKind::interrupt()) => {}
-    }
+    })
 }
 
 fn buffer_config(config: &Config) -> BufferConfig {

@@ -2,14 +2,14 @@ use std::time::Duration;
 
 /// Pauses that grow to a limit, with full jitter: each is drawn from zero to
 /// the current limit, so that a fleet does not come back all at once.
-pub(super) struct Backoff {
+pub(crate) struct Backoff {
     min: Duration,
     max: Duration,
     limit: Duration,
 }
 
 impl Backoff {
-    pub(super) fn new(min: Duration, max: Duration) -> Self {
+    pub(crate) fn new(min: Duration, max: Duration) -> Self {
         Self {
             min,
             max,
@@ -17,12 +17,12 @@ impl Backoff {
         }
     }
 
-    pub(super) fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.limit = self.min;
     }
 
     /// The next pause.
-    pub(super) fn next(&mut self) -> Duration {
+    pub(crate) fn next(&mut self) -> Duration {
         self.draw(getrandom::u32().unwrap_or(u32::MAX))
     }
 

@@ -10,13 +10,15 @@ use fleet_api::ids::NodeId;
 use fleet_api::presence::Presence;
 use fleet_api::topic::NodeTopic;
 use rumqttc::v5::mqttbytes::QoS;
-use rumqttc::v5::mqttbytes::v5::{LastWill, Packet};
+use rumqttc::v5::mqttbytes::v5::{LastWill, Packet, SubscribeReasonCode};
 use rumqttc::v5::{AsyncClient, Event, EventLoop, MqttOptions};
 use rumqttc::{TlsConfiguration, Transport};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::agent::{AgentHandle, Backoff};
+use crate::agent::AgentHandle;
+use crate::backoff::Backoff;
+use crate::causes::chain;
 use crate::clock::unix_ms;
 use crate::health::HealthSource;
 use crate::identity::Identity;
@@ -30,6 +32,8 @@ const PACKET_BYTES: u32 = 256 << 10;
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// rumqttc's v5 loop has no time limit of its own on a peer that stops reading.
 const SILENCE: Duration = Duration::from_secs(32);
+/// Shortest and longest wait before a new connection.
+const RECONNECT: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 const HEALTH_EVERY: Duration = Duration::from_secs(10);
 const REPEAT_EVERY: Duration = Duration::from_secs(300);
 
@@ -52,6 +56,8 @@ enum ConnectionError {
     Broken(#[from] Box<rumqttc::v5::ConnectionError>),
     #[error("the broker has been silent for {} s", SILENCE.as_secs())]
     Silent,
+    #[error("the broker does not let this node have its desired state: {0:?}")]
+    Refused(SubscribeReasonCode),
     #[error("hand a message to the connection")]
     Client(#[from] Box<rumqttc::v5::ClientError>),
     #[error("write a message down")]
@@ -67,7 +73,7 @@ impl From<rumqttc::v5::ClientError> for ConnectionError {
 impl Control {
     /// Keeps a connection until `stop`, then says goodbye with a death of its own.
     pub async fn run(self, stop: CancellationToken) {
-        let mut wait = Backoff::new();
+        let mut wait = Backoff::new(RECONNECT.0, RECONNECT.1);
         for bd_seq in 0.. {
             let presence = Presence {
                 bd_seq,
@@ -79,11 +85,11 @@ impl Control {
                 Ok(()) => return,
                 Err(error) => {
                     if connected {
-                        wait = Backoff::new();
+                        wait.reset();
                     }
                     let delay = wait.next();
                     tracing::warn!(
-                        error = crate::agent::chain(&error),
+                        error = chain(&error),
                         delay_ms = delay.as_millis(),
                         "the control connection is down",
                     );
@@ -122,6 +128,7 @@ impl Control {
                             reported.mark_changed();
                             health.reset_immediately();
                         }
+                        Event::Incoming(Packet::SubAck(ack)) => granted(&ack.return_codes)?,
                         Event::Incoming(Packet::Publish(publish)) => self.receive(&publish).await,
                         _ => {}
                     }
@@ -217,4 +224,13 @@ impl Control {
     fn node(&self) -> &NodeId {
         &self.identity.node
     }
+}
+
+/// A node that never hears of its desired state had better be seen to fail.
+fn granted(codes: &[SubscribeReasonCode]) -> Result<(), ConnectionError> {
+    let refused = |code: &&SubscribeReasonCode| !matches!(code, SubscribeReasonCode::Success(_));
+    codes
+        .iter()
+        .find(refused)
+        .map_or(Ok(()), |code| Err(ConnectionError::Refused(*code)))
 }

@@ -17,6 +17,8 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
+use crate::disk::write_durably;
+
 const FORM: &str = "1";
 
 /// An open data folder; the lock is held until it is dropped.
@@ -187,52 +189,6 @@ fn lock(path: &Path) -> Result<File, DataDirError> {
     Ok(lock)
 }
 
-/// Writes a file so that after a power cut it is whole: the old or the new.
-///
-/// # Errors
-/// The system's reason; the old file is untouched then.
-pub(crate) fn write_durably(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    write_durably_with_mode(path, bytes, 0o644)
-}
-
-/// As [`write_durably`], readable by the owner alone.
-///
-/// # Errors
-/// The system's reason; the old file is untouched then.
-pub(crate) fn write_secret_durably(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    write_durably_with_mode(path, bytes, 0o600)
-}
-
-fn write_durably_with_mode(path: &Path, bytes: &[u8], mode: u32) -> std::io::Result<()> {
-    use std::os::unix::fs::OpenOptionsExt as _;
-    let temporary = path.with_extension("tmp");
-    // A leftover of a crash may have other rights.
-    match std::fs::remove_file(&temporary) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
-        _ => {}
-    }
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(&temporary)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    std::fs::rename(&temporary, path)?;
-    sync_parent(path)
-}
-
-/// Makes a rename in the folder of `path` durable.
-///
-/// # Errors
-/// The system's reason.
-pub(crate) fn sync_parent(path: &Path) -> std::io::Result<()> {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => File::open(parent)?.sync_all(),
-        _ => File::open(".")?.sync_all(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -264,20 +220,5 @@ mod tests {
         std::fs::write(other.join("version"), "9\n").expect("written");
         let error = DataDir::open(&other).expect_err("refused").to_string();
         assert!(error.contains("form \"9\""), "{error}");
-    }
-
-    #[test]
-    fn secrets_are_for_the_owner_alone() {
-        use std::os::unix::fs::PermissionsExt as _;
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let path = folder.path().join("key.pem");
-        write_secret_durably(&path, b"1").expect("written");
-        write_secret_durably(&path, b"2").expect("written again");
-        let mode = std::fs::metadata(&path)
-            .expect("there")
-            .permissions()
-            .mode();
-        assert_eq!(mode & 0o777, 0o600);
-        assert_eq!(std::fs::read(&path).expect("there"), b"2");
     }
 }

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use crate::agent::Workload;
 use crate::clock::unix_ms;
+use crate::disk::free_bytes;
 use crate::gateway::Status;
 use crate::uplink::UplinkHandle;
 
@@ -80,7 +81,7 @@ impl HealthSource for NodeHealth {
             uptime_s: self.started.elapsed().as_secs(),
             cpu: self.cpu(),
             rss_bytes: resident_bytes(),
-            disk_free_bytes: free_bytes(&self.data_dir),
+            disk_free_bytes: free_bytes(&self.data_dir).unwrap_or(0),
             not_ready: self.not_ready(),
             handlers: self.workload.handlers.health(),
             models: self.workload.models.health(),
@@ -210,8 +211,4 @@ fn resident_bytes() -> u64 {
 fn process_seconds() -> f64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
-}
-
-fn free_bytes(path: &std::path::Path) -> u64 {
-    rustix::fs::statvfs(path).map_or(0, |fs| fs.f_bavail.saturating_mul(fs.f_frsize))
 }

@@ -34,6 +34,9 @@ pub mod uplink;
 pub mod health;
 pub mod latency;
 
+mod backoff;
+mod causes;
 mod clock;
+mod disk;
 
-pub use agent::chain;
+pub use causes::chain;

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!  buffer ── batch from the cursor ──► handler ── outputs ──► one commit: outputs + cursor
-//!     ▲                                   │ fails 5 times
+//!     ▲                                   │ the guest fails 5 times
 //!     └── batch set aside in <stream>.dead ◄┘
 //! ```
 
@@ -19,14 +19,17 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::agent::{Backoff, chain};
-use crate::handlers::{Handlers, ProcessRecord};
-use crate::streams::{NewRecord, Row, Streams};
+use crate::backoff::Backoff;
+use crate::causes::chain;
+use crate::handlers::{HandlerError, Handlers, ProcessRecord};
+use crate::streams::{AppendError, NewRecord, Row, Streams};
 
 /// Most records in a batch.
 const BATCH: usize = 256;
 /// Tries of a batch before it is set aside.
 const ATTEMPTS: u32 = 5;
+/// Shortest and longest wait before a batch is tried again.
+const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
 /// What the stream of failed batches may hold.
 const DEAD_LETTER_QUOTA: ByteSize = ByteSize(16 << 20);
 
@@ -50,12 +53,8 @@ impl Processors {
         }
     }
 
-    /// Ends all processors at the end of their batch.
-    pub(crate) fn pause(&self) {
-        self.plan.send_replace(Plan::new());
-    }
-
-    /// Starts the processors of `streams` from where each has got to.
+    /// Starts the processors of `streams` from where each has got to; those of before end
+    /// at the end of their batch.
     pub(crate) fn configure(&self, streams: &[StreamSpec]) {
         let plan = streams
             .iter()
@@ -135,13 +134,13 @@ struct Work {
 
 impl Work {
     async fn run(self) {
-        let mut wait = Backoff::new();
+        let mut wait = Backoff::new(RETRY.0, RETRY.1);
         let mut attempts = 0;
         let mut changed = self.streams.changed();
         while !self.stop.is_cancelled() {
             match self.step(attempts).await {
                 Ok(Step::Advanced) => {
-                    wait = Backoff::new();
+                    wait.reset();
                     attempts = 0;
                 }
                 Ok(Step::Idle) => {
@@ -150,15 +149,15 @@ impl Work {
                         more = changed.changed() => if more.is_err() { return },
                     }
                 }
-                Err(reason) => {
-                    attempts += 1;
+                Err(error) => {
+                    attempts += u32::from(error.is_of_the_batch());
                     tracing::warn!(
-                        stream = %self.stream, processor = %self.processor, attempts, reason,
-                        "a batch could not be processed",
+                        stream = %self.stream, processor = %self.processor, attempts,
+                        reason = chain(&error), "a batch could not be processed",
                     );
                     tokio::select! {
                         () = self.stop.cancelled() => return,
-                        () = tokio::time::sleep(wait.next().min(Duration::from_secs(5))) => {}
+                        () = tokio::time::sleep(wait.next()) => {}
                     }
                 }
             }
@@ -166,15 +165,11 @@ impl Work {
     }
 
     /// One batch: handed over and committed, or set aside after too many tries.
-    async fn step(&self, failed_attempts: u32) -> Result<Step, String> {
+    async fn step(&self, failed_attempts: u32) -> Result<Step, StepError> {
         let stream = self.stream.as_str();
         let processor = self.processor.name.as_str();
         let from = self.streams.cursor(processor, stream) + 1;
-        let batch = self
-            .streams
-            .read(stream, from, BATCH)
-            .await
-            .map_err(|error| chain(&error))?;
+        let batch = self.streams.read(stream, from, BATCH).await?;
         let Some(last) = batch.last().map(|row| row.seq) else {
             return Ok(Step::Idle);
         };
@@ -197,11 +192,7 @@ impl Work {
                     value: row.record.value,
                 })
                 .collect();
-            let outputs = self
-                .handlers
-                .process(processor, stream, records)
-                .await
-                .map_err(|error| chain(&error))?;
+            let outputs = self.handlers.process(processor, stream, records).await?;
             outputs
                 .into_iter()
                 .map(|output| (output.stream, NewRecord::new(output.encoding, output.value)))
@@ -209,8 +200,7 @@ impl Work {
         };
         self.streams
             .commit_processed(processor, stream, last, outputs)
-            .await
-            .map_err(|error| chain(&error))?;
+            .await?;
         Ok(Step::Advanced)
     }
 
@@ -229,4 +219,53 @@ impl Work {
 enum Step {
     Advanced,
     Idle,
+}
+
+/// Why a batch has not got further.
+#[derive(Debug, thiserror::Error)]
+enum StepError {
+    #[error(transparent)]
+    Handler(#[from] HandlerError),
+    #[error(transparent)]
+    Buffer(#[from] AppendError),
+}
+
+impl StepError {
+    /// Whether the batch or what the guest made of it is at fault. A handler that is missing or
+    /// busy and a buffer that is full pass by themselves, however long that takes.
+    fn is_of_the_batch(&self) -> bool {
+        match self {
+            Self::Handler(error) => matches!(error, HandlerError::Call { .. }),
+            Self::Buffer(error) => !error.is_retryable(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_the_batch_brings_about_sets_it_aside() {
+        let missing = HandlerError::NoProcessor("score".to_owned());
+        assert!(!StepError::from(missing).is_of_the_batch());
+        assert!(!StepError::from(AppendError::Busy).is_of_the_batch());
+        assert!(StepError::from(AppendError::Empty).is_of_the_batch());
+    }
+
+    #[test]
+    fn a_processed_stream_has_a_place_for_its_failed_batches() {
+        let name = |text: &str| StreamName::new(text).expect("valid");
+        let mut processed = StreamSpec::named(name("vibration"));
+        processed.processor = Some("score:1".parse().expect("valid"));
+        let streams = [processed, StreamSpec::named(name("plain"))];
+        let all: Vec<_> = with_dead_letters(&streams)
+            .into_iter()
+            .map(|s| s.name)
+            .collect();
+        assert_eq!(
+            all,
+            [name("vibration"), name("plain"), name("vibration.dead")]
+        );
+    }
 }

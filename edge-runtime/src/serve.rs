@@ -13,9 +13,9 @@ use fleet_api::deployment::{Allow, Isolation, Limits, Route};
 use fleet_api::desired::StreamSpec;
 use fleet_api::ids::{Digest, Name, StreamName, Version};
 use serde_json::json;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use crate::app::stop_signal;
 use crate::gateway::{Admin, Gateway, Parts, Status};
 use crate::handlers::{HandlerSpec, Handlers, HandlersConfig};
 use crate::models::{ModelSpec, Models, ModelsConfig};
@@ -114,7 +114,8 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
         _ => None,
     };
     let stop = CancellationToken::new();
-    tokio::spawn(cancel_on_signal(stop.clone())?);
+    let stopped = stop_signal().context("listen for signals")?;
+    tokio::spawn(cancel_at(stopped, stop.clone()));
     eprintln!("serving {}", gateway.url());
     if let Some(admin) = admin {
         eprintln!("admin {}", admin.url());
@@ -146,19 +147,12 @@ async fn open_streams(folder: &Path, names: &[StreamName]) -> anyhow::Result<Str
     Ok(streams)
 }
 
-fn cancel_on_signal(stop: CancellationToken) -> std::io::Result<impl Future<Output = ()>> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    Ok(async move {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-        stop.cancel();
-        if std::io::stderr().is_terminal() {
-            eprintln!("stopping: requests under way have {} s", DRAIN.as_secs());
-        }
-    })
+async fn cancel_at(stopped: impl Future<Output = ()>, stop: CancellationToken) {
+    stopped.await;
+    stop.cancel();
+    if std::io::stderr().is_terminal() {
+        eprintln!("stopping: requests under way have {} s", DRAIN.as_secs());
+    }
 }
 
 async fn load_models(models: &Models, wanted: &[Pair]) -> anyhow::Result<()> {

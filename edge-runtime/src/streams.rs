@@ -28,7 +28,7 @@ mod writer;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use bytes::Bytes;
 use fleet_api::desired::StreamSpec;
@@ -46,6 +46,7 @@ pub(crate) use self::state::Outlook;
 
 use self::state::Shared;
 use self::writer::{Command, Writer};
+use crate::clock::unix_ms;
 
 /// Bytes of records that may wait for the writer.
 const QUEUE_BYTES: usize = 16 << 20;
@@ -247,7 +248,7 @@ impl Streams {
 
     /// Figures per stream.
     pub fn health(&self) -> Vec<StreamHealth> {
-        self.inner.shared.health(now_ms())
+        self.inner.shared.health(unix_ms())
     }
 
     /// The epoch of the buffer; a buffer that was lost gets a new one.
@@ -315,7 +316,7 @@ fn checked(records: Vec<NewRecord>) -> Result<Vec<Record>, AppendError> {
     if records.is_empty() {
         return Err(AppendError::Empty);
     }
-    let now = now_ms();
+    let now = unix_ms();
     records
         .into_iter()
         .map(|record| {
@@ -331,13 +332,6 @@ fn checked(records: Vec<NewRecord>) -> Result<Vec<Record>, AppendError> {
             })
         })
         .collect()
-}
-
-pub(crate) fn now_ms() -> u64 {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

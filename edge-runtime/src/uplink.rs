@@ -14,7 +14,6 @@
 //! broker's successful PUBACK (`ack = broker`). A broker that acknowledges and
 //! a receiver that does not get the same frames again after a pause.
 
-mod backoff;
 mod connection;
 mod lanes;
 
@@ -26,8 +25,10 @@ use fleet_api::ids::NodeId;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::backoff::Backoff;
-use crate::streams::{Streams, now_ms};
+use crate::backoff::Backoff;
+use crate::causes::chain;
+use crate::clock::unix_ms;
+use crate::streams::Streams;
 
 /// Where the data goes.
 #[derive(Clone)]
@@ -87,14 +88,14 @@ impl UplinkHandle {
     fn connected(&self) {
         let mut health = self.lock();
         health.connected = true;
-        health.since_ms = now_ms();
+        health.since_ms = unix_ms();
         health.reason = None;
     }
 
     fn disconnected(&self, reason: &str) {
         let mut health = self.lock();
         if health.connected || health.since_ms == 0 {
-            health.since_ms = now_ms();
+            health.since_ms = unix_ms();
         }
         health.connected = false;
         health.reason = Some(reason.to_owned());
@@ -145,19 +146,6 @@ async fn run_timed(
             () = tokio::time::sleep(pause) => {}
         }
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use tokio::io::AsyncWriteExt as _;
 use super::ledger::artifacts;
 use super::report::Report;
 use super::store::{ArtifactStore, StoreError};
+use crate::disk::free_bytes;
 
 /// Space that an artifact must leave free on the disk.
 const SPARE_BYTES: u64 = 64 << 20;
@@ -36,12 +37,14 @@ pub enum FetchError {
         source: reqwest::Error,
     },
     /// The registry refuses.
-    #[error("fetch {artifact}: the registry answered {status}")]
+    #[error("fetch {artifact}: the registry answered {status}{reason}")]
     Refused {
         /// What was fetched.
         artifact: Box<PinnedArtifact>,
         /// Its answer.
         status: StatusCode,
+        /// Its own words, after a colon, if it gave any.
+        reason: String,
     },
     /// What came is something else.
     #[error("fetch {artifact}: {found} bytes came of {}", artifact.size)]
@@ -206,9 +209,11 @@ impl Fetcher {
                 .is_some_and(|range| range.starts_with(&format!("bytes {have}-")));
         if !answer.status().is_success() {
             let status = answer.status();
+            let reason = refusal(answer).await.map(|words| format!(": {words}"));
             return Err(FetchError::Refused {
                 artifact: Box::new(artifact.clone()),
                 status,
+                reason: reason.unwrap_or_default(),
             });
         }
         let mut file = tokio::fs::OpenOptions::new()
@@ -243,18 +248,34 @@ impl Fetcher {
     }
 }
 
+/// What the registry says in an OCI error body (distribution-spec 1.1, error codes).
+async fn refusal(answer: reqwest::Response) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    struct Body {
+        errors: Vec<Entry>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Entry {
+        message: String,
+    }
+    if answer.content_length()? > 64 << 10 {
+        return None;
+    }
+    let body: Body = answer.json().await.ok()?;
+    Some(body.errors.into_iter().next()?.message)
+}
+
 fn check_space(
     artifact: &PinnedArtifact,
     path: &std::path::Path,
     bytes: u64,
 ) -> Result<(), FetchError> {
     let folder = path.parent().unwrap_or(path);
-    let disk = |e: rustix::io::Errno| FetchError::Disk {
+    let disk = |source| FetchError::Disk {
         artifact: Box::new(artifact.clone()),
-        source: e.into(),
+        source,
     };
-    let fs = rustix::fs::statvfs(folder).map_err(disk)?;
-    let free = fs.f_bavail.saturating_mul(fs.f_frsize);
+    let free = free_bytes(folder).map_err(disk)?;
     let needed = bytes + SPARE_BYTES;
     if free < needed {
         return Err(FetchError::Space {

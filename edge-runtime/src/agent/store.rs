@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use fleet_api::ids::Digest;
 use sha2::Digest as _;
 
-use crate::data_dir::sync_parent;
+use crate::disk::sync_parent;
 
 /// Blobs on disk, each under its digest; a blob is there whole or not at all.
 #[derive(Debug, Clone)]

@@ -2,9 +2,9 @@ use fleet_api::artifact::PinnedArtifact;
 use fleet_api::desired::{Desired, DesiredHandler, DesiredModel};
 use fleet_api::reported::ArtifactState;
 
-use super::chain;
 use super::report::Report;
 use super::store::{ArtifactStore, StoreError};
+use crate::causes::chain;
 use crate::handlers::{HandlerError, HandlerSpec, Handlers, PreparedHandler};
 use crate::models::{ModelError, ModelSpec, Models, PreparedModel};
 use crate::processors::Processors;
@@ -149,8 +149,8 @@ impl Workload {
 
     /// Lets `running` serve instead of all that served before.
     pub(crate) fn switch(&self, desired: &Desired, running: &Running) {
-        // Handlers that are still in use find the streams and models of both generations:
-        // what is new comes before the handlers change, what is gone goes after.
+        // Streams and models first: a new handler finds all that it may ask for. A request
+        // under way on an old handler no longer finds a model that the generation drops.
         let models: Vec<_> = running
             .models
             .iter()
@@ -161,7 +161,6 @@ impl Workload {
             .iter()
             .map(|(_, handler)| handler.clone())
             .collect();
-        self.processors.pause();
         self.streams
             .configure(&crate::processors::with_dead_letters(&desired.streams));
         self.models.switch(models);

@@ -2,6 +2,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use super::{BufferConfig, BufferError};
+use crate::disk;
 
 /// Watches free space, and keeps some aside.
 #[derive(Debug, Clone)]
@@ -48,8 +49,7 @@ impl Space {
 
     /// Bytes that this user may still write; unknown counts as plenty.
     pub(crate) fn free_bytes(&self) -> u64 {
-        rustix::fs::statvfs(&self.dir)
-            .map_or(u64::MAX, |fs| fs.f_bavail.saturating_mul(fs.f_frsize))
+        disk::free_bytes(&self.dir).unwrap_or(u64::MAX)
     }
 
     /// Whether records must be refused.

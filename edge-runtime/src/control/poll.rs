@@ -3,7 +3,8 @@ use std::time::Duration;
 use fleet_api::desired::Envelope;
 use tokio_util::sync::CancellationToken;
 
-use crate::agent::{AgentHandle, chain};
+use crate::agent::AgentHandle;
+use crate::causes::chain;
 use crate::identity::Identity;
 
 /// Asks for the desired state over HTTPS every `period`, a second path beside MQTT.

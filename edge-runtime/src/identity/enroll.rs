@@ -8,7 +8,8 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
 use super::{IdentityError, Place, client_config, https};
-use crate::data_dir::{DataDir, write_durably, write_secret_durably};
+use crate::data_dir::DataDir;
+use crate::disk::{write_durably, write_secret_durably};
 
 /// Why a node could not join.
 #[derive(Debug, thiserror::Error)]

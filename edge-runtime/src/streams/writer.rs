@@ -10,8 +10,9 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use super::group::{Group, Refusal};
 use super::open::oldest;
 use super::state::{Cursors, Shared, States};
-use super::{AppendError, Appended, now_ms};
+use super::{AppendError, Appended};
 use crate::buffer::{Bounds, BufferError, Durability, Space};
+use crate::clock::unix_ms;
 
 /// Commands that one commit takes at most.
 const GROUP_COMMANDS: usize = 1_024;
@@ -342,7 +343,7 @@ impl Writer {
             &mut self.states,
             &mut self.cursors,
         );
-        if let Err(error) = group.expire(now_ms()) {
+        if let Err(error) = group.expire(unix_ms()) {
             tracing::error!(?error, "cannot evict old records");
         }
         let planned = group.finish();

@@ -102,7 +102,7 @@ async fn records_past_their_time_to_live_become_a_gap() {
     let streams = open_with(dir.path(), &[aged]);
     let mut old = batch(1..=20, 500);
     for record in &mut old {
-        record.time_ms = Some(now_ms() - 3_700_000);
+        record.time_ms = Some(unix_ms() - 3_700_000);
     }
     streams.append("a", old).await.unwrap();
     streams.append("a", batch(21..=40, 500)).await.unwrap();
