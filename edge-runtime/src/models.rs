@@ -14,7 +14,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
@@ -166,45 +166,64 @@ pub struct Models {
 
 struct Shared {
     config: ModelsConfig,
-    backend: Result<Box<dyn Backend>, String>,
+    engine: Engine,
     scheduler: Scheduler,
     table: ArcSwap<Table>,
+}
+
+/// The inference engine, opened for the first model: a node without models does not carry its memory.
+struct Engine {
+    located: Result<PathBuf, String>,
+    opened: OnceLock<Result<Box<dyn Backend>, String>>,
+}
+
+impl Engine {
+    fn open(&self) -> Result<&dyn Backend, String> {
+        let path = self.located.as_ref().map_err(Clone::clone)?;
+        let opened = self.opened.get_or_init(|| {
+            let engine = onnx::Onnx::open(Some(path)).map_err(|error| error.to_string())?;
+            Ok(Box::new(engine))
+        });
+        opened.as_deref().map_err(Clone::clone)
+    }
+
+    fn error(&self) -> Option<&String> {
+        match self.opened.get() {
+            Some(opened) => opened.as_ref().err(),
+            None => self.located.as_ref().err(),
+        }
+    }
 }
 
 /// Versions by model, in the order in which they were handed in; the last is the default.
 type Table = HashMap<Name, Vec<Arc<LoadedModel>>>;
 
 impl Models {
-    /// Opens the engine and starts the inference threads. A library that is missing or unusable is not fatal: see
-    /// [`Models::engine_error`].
+    /// Looks for the engine and starts the inference threads. A library that is missing is not fatal: see
+    /// [`Models::engine_error`]. The engine is opened for the first model.
     ///
     /// `ORT_DISABLE_TELEMETRY=1` has to be in the environment before this is called, which `main` sees to; without it
     /// the engine is not opened, because ONNX Runtime's library reports usage to its maker.
     pub fn start(config: ModelsConfig) -> Models {
-        let backend = onnx::Onnx::open(config.library.as_deref())
-            .map(|engine| Box::new(engine) as Box<dyn Backend>)
-            .map_err(|error| error.to_string());
-        if let Err(reason) = &backend {
+        let located = onnx::Onnx::locate(config.library.as_deref()).map_err(|e| e.to_string());
+        if let Err(reason) = &located {
             tracing::warn!(reason, "this node cannot infer");
         }
-        Self::with_backend(config, backend)
-    }
-
-    fn with_backend(config: ModelsConfig, backend: Result<Box<dyn Backend>, String>) -> Models {
+        let opened = OnceLock::new();
         let scheduler = Scheduler::start(config.permits);
         Models {
             shared: Arc::new(Shared {
                 config,
-                backend,
+                engine: Engine { located, opened },
                 scheduler,
                 table: ArcSwap::default(),
             }),
         }
     }
 
-    /// Why inference is unavailable, and what to do; none if it is there.
+    /// Why inference is unavailable, and what to do; none if it is there, as far as is known before the first model.
     pub fn engine_error(&self) -> Option<String> {
-        self.shared.backend.as_ref().err().cloned()
+        self.shared.engine.error().cloned()
     }
 
     /// Loads a model and runs it once on zeros where its shapes permit. Changes nothing that serves.
@@ -234,14 +253,11 @@ impl Models {
         version: Version,
         spec: &ModelSpec,
     ) -> Result<Arc<LoadedModel>, ModelError> {
-        let backend = match &self.shared.backend {
-            Ok(backend) => backend,
-            Err(reason) => {
-                return Err(ModelError::EngineUnavailable {
-                    reason: reason.clone(),
-                });
-            }
-        };
+        let backend = self
+            .shared
+            .engine
+            .open()
+            .map_err(|reason| ModelError::EngineUnavailable { reason })?;
         let config = &self.shared.config;
         let started = Instant::now();
         let sessions = spec.sessions.clamp(1, config.permits.max(1));
@@ -381,9 +397,9 @@ impl Models {
 
     fn find(&self, name: &str, version: Option<&str>) -> Result<Arc<LoadedModel>, ModelError> {
         let found = find_in(&self.shared.table.load(), name, version).cloned();
-        match (found, &self.shared.backend) {
+        match (found, self.shared.engine.error()) {
             // Without the engine no model is ever loaded: the cause says more than its consequence.
-            (Err(_), Err(reason)) => Err(ModelError::EngineUnavailable {
+            (Err(_), Some(reason)) => Err(ModelError::EngineUnavailable {
                 reason: reason.clone(),
             }),
             (found, _) => found,

@@ -53,13 +53,18 @@ pub(crate) enum OpenError {
 }
 
 impl Onnx {
-    /// Opens the library, or joins the one that this process has opened before.
-    pub(crate) fn open(configured: Option<&Path>) -> Result<Onnx, OpenError> {
-        static OPENED: Mutex<Option<Environment>> = Mutex::new(None);
+    /// Where the library lies, without opening it.
+    pub(crate) fn locate(configured: Option<&Path>) -> Result<PathBuf, OpenError> {
         if env::var_os("ORT_DISABLE_TELEMETRY").is_none_or(|value| value != "1") {
             return Err(OpenError::Telemetry);
         }
-        let path = find(library_places(configured))?;
+        find(library_places(configured))
+    }
+
+    /// Opens the library, or joins the one that this process has opened before.
+    pub(crate) fn open(configured: Option<&Path>) -> Result<Onnx, OpenError> {
+        static OPENED: Mutex<Option<Environment>> = Mutex::new(None);
+        let path = Self::locate(configured)?;
         let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(environment) = &*opened {
             return Ok(Onnx {
