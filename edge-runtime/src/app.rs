@@ -45,6 +45,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         HandlersConfig {
             cache_dir: Some(data.compiled()),
             max_instances: config.handlers.max_instances as usize,
+            max_memory: config.handlers.max_memory.0,
         },
         models.clone(),
     )?;

@@ -9,6 +9,8 @@ use fleet_api::strict::{self, StrictError};
 use fleet_api::units::{ByteSize, Span};
 use serde::{Deserialize, Serialize};
 
+use crate::handlers::half_of_memory;
+
 /// The checked configuration of a node.
 #[derive(Debug, Clone, Serialize)]
 pub struct Config {
@@ -37,6 +39,8 @@ pub struct Config {
 pub struct HandlersSection {
     /// Instances of all handlers at the same time. Default 128.
     pub max_instances: u32,
+    /// Memory of all instances together. Default: half of the machine's.
+    pub max_memory: ByteSize,
 }
 
 /// `[models]`
@@ -118,6 +122,7 @@ struct RawConfig {
 #[serde(default)]
 struct RawHandlers {
     max_instances: Option<u32>,
+    max_memory: Option<ByteSize>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -147,6 +152,7 @@ impl RawConfig {
             drain: later.drain.or(self.drain),
             handlers: RawHandlers {
                 max_instances: later.handlers.max_instances.or(self.handlers.max_instances),
+                max_memory: later.handlers.max_memory.or(self.handlers.max_memory),
             },
             models: RawModels {
                 library: later.models.library.or(self.models.library),
@@ -175,6 +181,10 @@ impl RawConfig {
             drain: self.drain.unwrap_or(Span::from_ms(10_000)),
             handlers: HandlersSection {
                 max_instances: self.handlers.max_instances.unwrap_or(128).max(1),
+                max_memory: self
+                    .handlers
+                    .max_memory
+                    .unwrap_or_else(|| ByteSize(half_of_memory())),
             },
             models: ModelsSection {
                 library: self.models.library,

@@ -22,6 +22,9 @@ mod exchange;
 mod guest_log;
 mod handler;
 mod limits;
+mod long_work;
+mod machine;
+mod matched;
 mod metered;
 mod processor;
 mod request;
@@ -32,7 +35,7 @@ mod stats;
 mod tests;
 mod world;
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -49,6 +52,7 @@ pub use capabilities::outbound::OriginError;
 pub use engine::Allocation;
 pub use error::HandlerError;
 pub use handler::HandlerSpec;
+pub use machine::half_of_memory;
 pub use processor::{ProcessOutput, ProcessRecord};
 pub(crate) use request::REQUEST_ID;
 
@@ -57,8 +61,10 @@ use capabilities::Grant;
 use capabilities::outbound::{Client, Origins};
 use compile::Compiler;
 use engine::Engine;
-use handler::Handler;
-use routes::{RouteTable, Taken};
+use handler::{Handler, Node};
+use limits::NodeMemory;
+use long_work::LongWork;
+use routes::{Found, RouteTable};
 use state::GuestState;
 use world::World;
 
@@ -82,6 +88,8 @@ pub struct HandlersConfig {
     pub cache_dir: Option<PathBuf>,
     /// Instances of all handlers at the same time. Default 128.
     pub max_instances: usize,
+    /// Memory of all guests together in bytes. Default: half of the machine's, see [`half_of_memory`].
+    pub max_memory: u64,
 }
 
 impl Default for HandlersConfig {
@@ -89,6 +97,7 @@ impl Default for HandlersConfig {
         Self {
             cache_dir: None,
             max_instances: 128,
+            max_memory: half_of_memory(),
         }
     }
 }
@@ -103,7 +112,7 @@ struct Shared {
     compiler: Arc<Compiler>,
     models: Models,
     client: Client,
-    places: Arc<Semaphore>,
+    node: Node,
     table: ArcSwap<Table>,
 }
 
@@ -153,6 +162,11 @@ impl Handlers {
         let linker = capabilities::linker(&engine.wasm).map_err(|e| HandlerError::Engine {
             reason: format!("{e:#}"),
         })?;
+        let node = Node {
+            places: Arc::new(Semaphore::new(config.max_instances)),
+            memory: NodeMemory::new(config.max_memory),
+            long_work: LongWork::default(),
+        };
         let empty = Table {
             routes: RouteTable::new(&[]).expect("no routes, no conflict"),
             all: Vec::new(),
@@ -163,7 +177,7 @@ impl Handlers {
             linker,
             models,
             client: Client::default(),
-            places: Arc::new(Semaphore::new(config.max_instances)),
+            node,
             table: ArcSwap::from_pointee(empty),
         });
         tokio::spawn(sweep(Arc::downgrade(&shared)));
@@ -211,9 +225,9 @@ impl Handlers {
             models: shared.models.clone(),
             client: shared.client.clone(),
         };
-        let places = Arc::clone(&shared.places);
+        let node = shared.node.clone();
         let engine = shared.engine.wasm.clone();
-        let handler = Arc::new(Handler::new(spec, engine, world, grant, places));
+        let handler = Arc::new(Handler::new(spec, engine, world, grant, node));
         handler
             .try_out()
             .await
@@ -235,16 +249,12 @@ impl Handlers {
             .iter()
             .filter_map(|handler| Some((handler.spec.route.clone()?, Arc::clone(handler))))
             .collect();
-        let table = RouteTable::new(&routes).map_err(|Taken(route)| {
-            let mut on_it = routes.iter().filter(|(r, _)| r.shape() == route.shape());
-            let mut name = || {
-                let (_, handler) = on_it.next().unwrap_or(&routes[0]);
-                handler.spec.name.clone()
-            };
+        let table = RouteTable::new(&routes).map_err(|taken| {
+            let name = |i: usize| routes[i].1.spec.name.clone();
             HandlerError::RouteTaken {
-                first: name(),
-                second: name(),
-                route,
+                first: name(taken.first),
+                second: name(taken.second),
+                route: routes[taken.second].0.clone(),
             }
         })?;
         let table = Table { routes: table, all };
@@ -252,8 +262,8 @@ impl Handlers {
         Ok(())
     }
 
-    /// Answers a request: by the handler on its route, or with 404.
-    pub async fn serve<B>(&self, request: Request<B>) -> Response<Body>
+    /// Answers a request: by the handler on its route, or with 404 or 405.
+    pub async fn serve<B>(&self, mut request: Request<B>) -> Response<Body>
     where
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<wasmtime_wasi_http::Error>,
@@ -267,16 +277,27 @@ impl Handlers {
                     .get(http::header::HOST)
                     .and_then(|host| host.to_str().ok()),
             };
-            table.routes.find(host, request.uri().path()).cloned()
+            let path = request.uri().path();
+            match table.routes.find(request.method().as_str(), host, path) {
+                Found::Target(route, handler) => {
+                    let matched = matched::headers(route, path);
+                    let handler = Arc::clone(handler);
+                    matched::replace(request.headers_mut(), matched);
+                    handler
+                }
+                Found::OtherMethods(methods) => {
+                    return reply::method_not_allowed(path, &methods.join(", "));
+                }
+                Found::Nothing => {
+                    return reply::error(
+                        StatusCode::NOT_FOUND,
+                        "no-route",
+                        "no handler is deployed on this path",
+                    );
+                }
+            }
         };
-        match handler {
-            Some(handler) => request::respond(handler, request).await,
-            None => reply::error(
-                StatusCode::NOT_FOUND,
-                "no-route",
-                "no handler is deployed on this path",
-            ),
-        }
+        request::respond(handler, request).await
     }
 
     /// Runs a batch of `stream` through the processor `handler`.
@@ -332,10 +353,19 @@ impl Handlers {
             .map(|handler| {
                 let spec = &handler.spec;
                 let labels = format!("handler=\"{}\",version=\"{}\"", spec.name, spec.version);
-                (labels, &handler.stats)
+                (labels, &*handler.stats)
             })
             .collect();
         stats::render(out, &handlers);
+        let memory = &self.0.node.memory;
+        let [used, limit] = [memory.used(), memory.limit()];
+        let _ = write!(
+            out,
+            "# HELP edge_handlers_memory_bytes Memory of all instances of the node.\n\
+             # TYPE edge_handlers_memory_bytes gauge\nedge_handlers_memory_bytes {used}\n\
+             # HELP edge_handlers_memory_limit_bytes What all instances together may have.\n\
+             # TYPE edge_handlers_memory_limit_bytes gauge\nedge_handlers_memory_limit_bytes {limit}\n"
+        );
     }
 }
 

@@ -1,12 +1,11 @@
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
-use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
 use crate::artifact::Reference;
 use crate::ids::{Name, StreamName, Version};
 use crate::labels::Selector;
+pub use crate::route::{Route, RouteError};
 use crate::strict::{self, StrictError};
 use crate::units::{ByteSize, Span};
 
@@ -122,6 +121,12 @@ pub struct Limits {
     pub concurrency: u32,
     /// Size of a request's body. Default 16MiB.
     pub request_body: ByteSize,
+    /// Size of a response's body. Default 256MiB.
+    pub response_body: ByteSize,
+    /// Requests that an instance serves before it is replaced, with isolation "reuse". Default 256.
+    pub reuse_count: u32,
+    /// How long an instance waits for its next request, with isolation "reuse". Default 30s.
+    pub reuse_idle: Span,
 }
 
 impl Default for Limits {
@@ -132,6 +137,9 @@ impl Default for Limits {
             cpu: Span::from_ms(5_000),
             concurrency: 32,
             request_body: ByteSize(16 << 20),
+            response_body: ByteSize(256 << 20),
+            reuse_count: 256,
+            reuse_idle: Span::from_ms(30_000),
         }
     }
 }
@@ -233,112 +241,6 @@ pub enum Ack {
     Broker,
 }
 
-/// Where a handler serves: `/exact`, `/tree/*`, `/items/:id`, with a host before it if wanted.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Route {
-    host: Option<String>,
-    path: String,
-}
-
-/// Why a route is refused.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum RouteError {
-    /// The pattern is not of a known form.
-    #[error(
-        "route {0:?} is not valid: write /exact, /tree/* or /items/:id, with a host before it if wanted"
-    )]
-    Pattern(String),
-    /// The pattern lies in the runtime's own paths.
-    #[error("route {0:?} is reserved: /v2 and /streams belong to the runtime")]
-    Reserved(String),
-}
-
-impl Route {
-    /// The host it is bound to, if any.
-    pub fn host(&self) -> Option<&str> {
-        self.host.as_deref()
-    }
-
-    /// The path pattern.
-    pub fn path(&self) -> &str {
-        &self.path
-    }
-
-    /// The shape by which two routes collide: parameters lose their names.
-    pub fn shape(&self) -> String {
-        let path: Vec<_> = self
-            .path
-            .split('/')
-            .map(|s| if s.starts_with(':') { ":" } else { s })
-            .collect();
-        format!(
-            "{}{}",
-            self.host.as_deref().unwrap_or_default(),
-            path.join("/")
-        )
-    }
-}
-
-impl FromStr for Route {
-    type Err = RouteError;
-    fn from_str(text: &str) -> Result<Self, RouteError> {
-        let bad = || RouteError::Pattern(text.to_owned());
-        let slash = text.find('/').ok_or_else(bad)?;
-        let (host, path) = text.split_at(slash);
-        let host_ok = host
-            .bytes()
-            .all(|c| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'.' | b':'));
-        let segments: Vec<_> = path[1..].split('/').collect();
-        let segment_ok = |(i, s): (usize, &&str)| match *s {
-            "*" => i + 1 == segments.len(),
-            "" => segments.len() == 1,
-            "." | ".." => false,
-            s => {
-                let word = s.strip_prefix(':').unwrap_or(s);
-                !word.is_empty()
-                    && word.bytes().all(|c| {
-                        c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_' | b'.' | b'~')
-                    })
-            }
-        };
-        if !host_ok || !segments.iter().enumerate().all(segment_ok) {
-            return Err(bad());
-        }
-        if host.is_empty() && matches!(segments[0], "v2" | "streams") {
-            return Err(RouteError::Reserved(text.to_owned()));
-        }
-        Ok(Self {
-            host: (!host.is_empty()).then(|| host.to_ascii_lowercase()),
-            path: path.to_owned(),
-        })
-    }
-}
-
-impl fmt::Display for Route {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}{}",
-            self.host.as_deref().unwrap_or_default(),
-            self.path
-        )
-    }
-}
-
-impl TryFrom<String> for Route {
-    type Error = RouteError;
-    fn try_from(text: String) -> Result<Self, RouteError> {
-        text.parse()
-    }
-}
-
-impl From<Route> for String {
-    fn from(route: Route) -> String {
-        route.to_string()
-    }
-}
-
 /// Why a deployment file is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum DeploymentError {
@@ -419,6 +321,8 @@ impl Deployment {
                 ("timeout", limits.timeout.ms()),
                 ("cpu", limits.cpu.ms()),
                 ("concurrency", limits.concurrency.into()),
+                ("response_body", limits.response_body.0),
+                ("reuse_count", limits.reuse_count.into()),
             ] {
                 if value == 0 {
                     return Err(DeploymentError::ZeroLimit {
@@ -435,12 +339,14 @@ impl Deployment {
                 }
                 continue;
             };
-            if let Some(first) = routes.insert(route.shape(), &handler.name) {
-                return Err(DeploymentError::RouteTaken {
-                    first: first.clone(),
-                    second: handler.name.clone(),
-                    route: route.clone(),
-                });
+            for claim in route.claims() {
+                if let Some(first) = routes.insert(claim, &handler.name) {
+                    return Err(DeploymentError::RouteTaken {
+                        first: first.clone(),
+                        second: handler.name.clone(),
+                        route: route.clone(),
+                    });
+                }
             }
         }
         for stream in &self.streams {
@@ -482,8 +388,6 @@ fn no_name_twice<'a>(
     }
     Ok(())
 }
-
-crate::text_schema!(Route);
 
 #[cfg(test)]
 mod tests {
@@ -573,28 +477,5 @@ processor = "anomaly:1.0.0"
         );
         let version = format!("{LINE}[[handler]]\nname = \"anomaly\"\nversion = \"2\"\n");
         assert!(refusal(&version).contains("in version 2"));
-    }
-
-    #[test]
-    fn routes_have_known_forms() {
-        for good in [
-            "/",
-            "/a",
-            "/a/*",
-            "/*",
-            "/items/:id",
-            "line.plant:8080/a/:b/*",
-        ] {
-            assert_eq!(good.parse::<Route>().expect("valid").to_string(), good);
-        }
-        for bad in ["", "a", "/a//b", "/*/a", "/:", "/a/../b", "/a b", "/a/"] {
-            assert!(bad.parse::<Route>().is_err(), "{bad:?}");
-        }
-        assert!(matches!(
-            "/v2/models".parse::<Route>(),
-            Err(RouteError::Reserved(_))
-        ));
-        let shape = |s: &str| s.parse::<Route>().expect("valid").shape();
-        assert_eq!(shape("/a/:x"), shape("/a/:y"));
     }
 }

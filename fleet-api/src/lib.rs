@@ -46,6 +46,8 @@ pub mod presence;
 pub mod reported;
 /// Bodies of the control plane's REST API.
 pub mod rest;
+/// Where a handler serves.
+pub mod route;
 /// TOML that refuses unknown keys, all at once and with their lines.
 pub mod strict;
 /// Join tokens.

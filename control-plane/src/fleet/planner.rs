@@ -166,8 +166,9 @@ fn part(deployment: &Deployment, artifacts: &Catalogue) -> Content {
             continue;
         };
         if let Some(route) = &entry.route {
+            let claims = route.claims();
             part.routes
-                .insert(route.shape(), (owner.clone(), route.clone()));
+                .extend(claims.map(|claim| (claim, (owner.clone(), route.clone()))));
         }
         part.handlers.insert(
             name,
@@ -233,8 +234,8 @@ impl Content {
             })
         };
         let route = || {
-            other.routes.iter().find_map(|(shape, (_, route))| {
-                let (owner, _) = self.routes.get(shape)?;
+            other.routes.iter().find_map(|(claim, (_, route))| {
+                let (owner, _) = self.routes.get(claim)?;
                 Some((owner.clone(), Place::Route(route.clone())))
             })
         };

@@ -195,18 +195,7 @@ impl Workload {
     ) -> Result<PreparedHandler, PrepareError> {
         let artifact = &wish.artifact;
         let path = verified(store, artifact).await?;
-        let spec = HandlerSpec {
-            name: artifact.name.clone(),
-            version: artifact.version.clone(),
-            digest: artifact.digest.clone(),
-            path,
-            route: wish.route.clone(),
-            limits: wish.limits.clone(),
-            allow: wish.allow.clone(),
-            config: wish.config.clone(),
-            isolation: wish.isolation,
-            env: Vec::new(),
-        };
+        let spec = HandlerSpec::from_desired(wish, path);
         Ok(self.handlers.prepare(spec).await?)
     }
 }
@@ -219,7 +208,7 @@ fn check_routes(handlers: &[DesiredHandler]) -> Result<(), WorkloadError> {
             first
                 .route
                 .as_ref()
-                .is_some_and(|other| other.shape() == route.shape())
+                .is_some_and(|other| other.collides(route))
         };
         if let Some(first) = handlers[..i].iter().find(taken) {
             return Err(WorkloadError {

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -65,15 +65,7 @@ fn answer<B>(status: &dyn Status, request: &Request<B>) -> Response<Body> {
         );
     }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        let message = format!("{path} is read with GET");
-        let mut response = reply::error(
-            StatusCode::METHOD_NOT_ALLOWED,
-            "method-not-allowed",
-            &message,
-        );
-        let allow = HeaderValue::from_static("GET, HEAD");
-        response.headers_mut().insert(ALLOW, allow);
-        return response;
+        return reply::method_not_allowed(path, "GET, HEAD");
     }
     match path {
         "/healthz" => reply::text(StatusCode::OK, "ok\n"),

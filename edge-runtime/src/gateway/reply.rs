@@ -1,6 +1,6 @@
 //! Answers that the runtime itself gives: JSON with a stable code and a sentence.
 
-use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use http::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
 use serde_json::json;
 
@@ -20,6 +20,20 @@ pub fn busy(status: StatusCode, code: &str, message: &str, seconds: u32) -> Resp
     response
         .headers_mut()
         .insert(RETRY_AFTER, HeaderValue::from(seconds));
+    response
+}
+
+/// 405 with the methods that `path` takes, `GET, POST`.
+pub fn method_not_allowed(path: &str, methods: &str) -> Response<Body> {
+    let message = format!("{path} takes {methods}");
+    let mut response = error(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "method-not-allowed",
+        &message,
+    );
+    if let Ok(methods) = HeaderValue::try_from(methods) {
+        response.headers_mut().insert(ALLOW, methods);
+    }
     response
 }
 

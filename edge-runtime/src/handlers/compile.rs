@@ -11,12 +11,10 @@ use wasmtime::component::Component;
 
 use super::HandlerError;
 use super::cache::Cache;
+use super::long_work::step_back;
 
 const MAGIC: [u8; 4] = *b"\0asm";
 const COMPONENT_LAYER: [u8; 2] = [1, 0];
-
-/// How far a compiling thread steps back behind the serving ones.
-const NICE: i32 = 10;
 
 pub(super) struct Compiler {
     engine: wasmtime::Engine,
@@ -110,12 +108,6 @@ impl Compiler {
         threads
             .install(|| Component::from_binary(&self.engine, bytes))
             .map_err(|e| failed(format!("{e:#}")))
-    }
-}
-
-fn step_back() {
-    if let Err(error) = rustix::process::nice(NICE) {
-        tracing::debug!("compiling at normal priority: {error}");
     }
 }
 

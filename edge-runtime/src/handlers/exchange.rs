@@ -13,6 +13,7 @@ use wasmtime_wasi_http::Error;
 
 use super::call::{Call, GuestBody};
 use super::handler::Handler;
+use super::limits::Exceeded;
 use super::metered::{Failed, Metered};
 use super::request::log_fault;
 use super::stats::Ending;
@@ -31,6 +32,7 @@ pub(super) struct Exchange {
     guest: Option<Metered<()>>,
     body: Option<GuestBody>,
     body_ended: bool,
+    body_bytes: u64,
     started: Instant,
     status: StatusCode,
     /// The client has all that it gets.
@@ -52,6 +54,7 @@ impl Exchange {
             guest: Some(guest),
             body: None,
             body_ended: false,
+            body_bytes: 0,
             started,
             status: StatusCode::OK,
             finished: false,
@@ -81,8 +84,7 @@ impl Exchange {
         };
         self.guest = None;
         if let Err(failed) = result {
-            log_fault(&self.handler, &self.call, &failed);
-            self.failed = Some(failed);
+            self.fail(failed);
         }
         true
     }
@@ -94,7 +96,7 @@ impl Exchange {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         loop {
             match self.poll_body(cx) {
-                Poll::Ready(Some(frame)) => return Poll::Ready(Some(frame.map_err(Into::into))),
+                Poll::Ready(Some(frame)) => return Poll::Ready(Some(self.admit(frame))),
                 Poll::Ready(None) => return Poll::Ready(self.end_of_body(cx)),
                 Poll::Pending if self.guest.is_none() => {
                     // The guest's side of the body is gone, so nothing can come.
@@ -112,10 +114,30 @@ impl Exchange {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.poll_body(cx) {
-            Poll::Ready(Some(frame)) => Poll::Ready(Some(frame.map_err(Into::into))),
+            Poll::Ready(Some(frame)) => Poll::Ready(Some(self.admit(frame))),
             Poll::Ready(None) => Poll::Ready(self.end_of_body(cx)),
             Poll::Pending => Poll::Pending,
         }
+    }
+
+    /// Lets a frame through that the handler's limit has room for; otherwise
+    /// the guest is stopped.
+    fn admit(&mut self, frame: Result<Frame<Bytes>, Error>) -> Result<Frame<Bytes>, BodyError> {
+        let frame = frame?;
+        let limit = self.handler.spec.limits.response_body;
+        self.body_bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
+        if self.body_bytes <= limit.0 {
+            return Ok(frame);
+        }
+        self.guest = None;
+        self.body = None;
+        self.fail(Exceeded::ResponseBody(limit).into());
+        Err(CutShort.into())
+    }
+
+    fn fail(&mut self, failed: Failed) {
+        log_fault(&self.handler, &self.call, &failed);
+        self.failed = Some(failed);
     }
 
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {

@@ -15,9 +15,11 @@ use wasmtime::Store;
 use super::call::Call;
 use super::capabilities::Grant;
 use super::guest_log::LogShare;
+use super::limits::{MemoryLimit, NodeMemory};
+use super::long_work::LongWork;
 use super::metered::Metered;
 use super::state::GuestState;
-use super::stats::Stats;
+use super::stats::{Alive, Stats};
 use super::world::{Guest, World};
 
 /// Calls that may wait for their turn, for each that may run.
@@ -25,11 +27,6 @@ const QUEUE_PER_SLOT: u64 = 4;
 const MIN_QUEUE: u64 = 64;
 /// How long a call waits for its turn.
 const QUEUE_WAIT: Duration = Duration::from_secs(1);
-/// Calls that one warm instance serves before it is replaced: what a guest
-/// leaks in each must not add up to its limits.
-const MAX_USES: u32 = 256;
-/// How long a warm instance is kept without work.
-const MAX_IDLE: Duration = Duration::from_secs(30);
 
 /// A handler as it is to be prepared.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,7 +73,7 @@ impl HandlerSpec {
 
 pub(super) struct Handler {
     pub(super) spec: HandlerSpec,
-    pub(super) stats: Stats,
+    pub(super) stats: Arc<Stats>,
     pub(super) log: Arc<LogShare>,
     engine: wasmtime::Engine,
     world: World,
@@ -84,7 +81,18 @@ pub(super) struct Handler {
     turns: Arc<Semaphore>,
     /// Places for instances of all handlers on the node.
     places: Arc<Semaphore>,
+    node_memory: NodeMemory,
+    pub(super) long_work: LongWork,
     warm: Mutex<Vec<Instance>>,
+}
+
+/// What all handlers of a node share.
+#[derive(Clone)]
+pub(super) struct Node {
+    /// Places for instances.
+    pub(super) places: Arc<Semaphore>,
+    pub(super) memory: NodeMemory,
+    pub(super) long_work: LongWork,
 }
 
 /// An instance with its store.
@@ -111,16 +119,18 @@ impl Handler {
         engine: wasmtime::Engine,
         world: World,
         grant: Grant,
-        places: Arc<Semaphore>,
+        node: Node,
     ) -> Self {
         Self {
-            stats: Stats::default(),
+            stats: Arc::default(),
             log: LogShare::new(spec.name.clone(), spec.version.clone()),
             engine,
             world,
             grant: Arc::new(grant),
             turns: Arc::new(Semaphore::new(spec.limits.concurrency as usize)),
-            places,
+            places: node.places,
+            node_memory: node.memory,
+            long_work: node.long_work,
             warm: Mutex::default(),
             spec,
         }
@@ -178,7 +188,8 @@ impl Handler {
             &self.grant,
             &self.log,
             &self.spec.env,
-            self.spec.limits.memory.0,
+            MemoryLimit::new(self.spec.limits.memory.0, self.node_memory.clone()),
+            Alive::new(&self.stats),
             Arc::clone(call),
         );
         let guest = self.world.instantiate(&mut store).await?;
@@ -196,7 +207,7 @@ impl Handler {
         self.stats.memory(memory);
         instance.uses += 1;
         if self.spec.isolation != Isolation::Reuse
-            || instance.uses >= MAX_USES
+            || instance.uses >= self.spec.limits.reuse_count
             || memory as u64 > self.spec.limits.memory.0 / 2
             || instance.store.data_mut().has_open_body()
         {
@@ -216,9 +227,9 @@ impl Handler {
     pub(super) fn sweep(&self, now: Instant) {
         let mut warm = self.warm.lock().unwrap_or_else(PoisonError::into_inner);
         // The ones used last are at the end; the idle ones leave from the front.
-        let fresh = warm
-            .iter()
-            .position(|i| now.duration_since(i.idle_since) < MAX_IDLE);
+        let fresh = warm.iter().position(|i| {
+            now.duration_since(i.idle_since) < self.spec.limits.reuse_idle.duration()
+        });
         let count = fresh.unwrap_or(warm.len());
         let idle: Vec<_> = warm.drain(..count).collect();
         drop(warm);
@@ -239,7 +250,7 @@ impl Handler {
             this.give_back(instance);
             Ok(())
         };
-        Metered::new(call, work)
+        Metered::new(&self.long_work, call, work)
             .await
             .map_err(|failed| format!("{:#}", failed.error))
     }

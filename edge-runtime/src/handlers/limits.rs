@@ -1,8 +1,10 @@
 //! Bounds on what one call into a guest may use.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
+use fleet_api::units::ByteSize;
 use rustix::time::{ClockId, clock_gettime};
 use wasmtime::ResourceLimiter;
 
@@ -18,44 +20,104 @@ pub(super) enum Exceeded {
     /// CPU time.
     #[error("it used more CPU time than its limit of {} ms", .0.as_millis())]
     Cpu(Duration),
+    /// Bytes of a response body.
+    #[error("its response is larger than its limit of {0}")]
+    ResponseBody(ByteSize),
+}
+
+/// Memory of all guests of the node, in bytes. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct NodeMemory(Arc<NodeBudget>);
+
+#[derive(Debug)]
+struct NodeBudget {
+    limit: usize,
+    used: AtomicUsize,
+}
+
+impl NodeMemory {
+    pub(super) fn new(limit_bytes: u64) -> Self {
+        Self(Arc::new(NodeBudget {
+            limit: usize::try_from(limit_bytes).unwrap_or(usize::MAX),
+            used: AtomicUsize::new(0),
+        }))
+    }
+
+    pub(super) fn used(&self) -> usize {
+        self.0.used.load(Relaxed)
+    }
+
+    pub(super) fn limit(&self) -> usize {
+        self.0.limit
+    }
+
+    fn take(&self, more: usize) -> bool {
+        let within = |used: usize| used.checked_add(more).filter(|sum| *sum <= self.0.limit);
+        self.0.used.fetch_update(Relaxed, Relaxed, within).is_ok()
+    }
+
+    fn give_back(&self, bytes: usize) {
+        self.0.used.fetch_sub(bytes, Relaxed);
+    }
+}
+
+/// Whose limit a guest's wish for memory ran into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Denied {
+    ByHandler,
+    ByNode,
 }
 
 /// Total of all memories and tables of one store.
 #[derive(Debug)]
 pub(super) struct MemoryLimit {
     limit: usize,
-    memories: usize,
-    tables: usize,
-    denied: bool,
+    used: usize,
+    node: NodeMemory,
+    denied: Option<Denied>,
 }
 
 impl MemoryLimit {
-    pub(super) fn new(limit_bytes: u64) -> Self {
+    pub(super) fn new(limit_bytes: u64, node: NodeMemory) -> Self {
         Self {
             limit: usize::try_from(limit_bytes).unwrap_or(usize::MAX),
-            memories: 0,
-            tables: 0,
-            denied: false,
+            used: 0,
+            node,
+            denied: None,
         }
     }
 
     /// What the store holds now; memories never shrink, so this is its peak too.
     pub(super) fn used(&self) -> usize {
-        self.memories + self.tables
+        self.used
     }
 
-    /// Whether the guest was refused memory.
-    pub(super) fn denied(&self) -> bool {
+    /// Who refused the guest memory, if anyone did.
+    pub(super) fn denied(&self) -> Option<Denied> {
         self.denied
     }
 
-    fn admit(&mut self, more: usize) -> bool {
-        let fits = self
-            .used()
-            .checked_add(more)
-            .is_some_and(|used| used <= self.limit);
-        self.denied |= !fits;
-        fits
+    fn admit(&mut self, more: usize, maximum: Option<usize>, desired: usize) -> bool {
+        if maximum.is_some_and(|maximum| desired > maximum) {
+            return false;
+        }
+        let wanted = self.used.checked_add(more);
+        if wanted.is_none_or(|wanted| wanted > self.limit) {
+            self.denied = Some(Denied::ByHandler);
+            return false;
+        }
+        if !self.node.take(more) {
+            self.denied = Some(Denied::ByNode);
+            return false;
+        }
+        self.used += more;
+        true
+    }
+}
+
+impl Drop for MemoryLimit {
+    fn drop(&mut self) {
+        self.node.give_back(self.used);
     }
 }
 
@@ -66,15 +128,7 @@ impl ResourceLimiter for MemoryLimit {
         desired: usize,
         maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        if maximum.is_some_and(|maximum| desired > maximum) {
-            return Ok(false);
-        }
-        let more = desired.saturating_sub(current);
-        let fits = self.admit(more);
-        if fits {
-            self.memories += more;
-        }
-        Ok(fits)
+        Ok(self.admit(desired.saturating_sub(current), maximum, desired))
     }
 
     fn table_growing(
@@ -83,17 +137,9 @@ impl ResourceLimiter for MemoryLimit {
         desired: usize,
         maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        if maximum.is_some_and(|maximum| desired > maximum) {
-            return Ok(false);
-        }
-        let more = desired
-            .saturating_sub(current)
-            .saturating_mul(TABLE_ELEMENT_BYTES);
-        let fits = self.admit(more);
-        if fits {
-            self.tables += more;
-        }
-        Ok(fits)
+        let more = desired.saturating_sub(current);
+        let bytes = more.saturating_mul(TABLE_ELEMENT_BYTES);
+        Ok(self.admit(bytes, maximum, desired))
     }
 }
 
@@ -140,21 +186,35 @@ mod tests {
 
     #[test]
     fn memory_is_summed_over_memories_and_tables() {
-        let mut limit = MemoryLimit::new(100_000);
+        let mut limit = MemoryLimit::new(100_000, NodeMemory::new(u64::MAX));
         assert!(limit.memory_growing(0, 60_000, None).unwrap());
         assert!(limit.memory_growing(0, 30_000, None).unwrap());
         assert!(!limit.memory_growing(30_000, 60_000, None).unwrap());
         assert!(limit.table_growing(0, 500, None).unwrap());
         assert!(!limit.table_growing(500, 1_500, None).unwrap());
         assert_eq!(limit.used(), 98_000);
-        assert!(limit.denied());
+        assert_eq!(limit.denied(), Some(Denied::ByHandler));
+    }
+
+    #[test]
+    fn the_node_s_memory_is_shared_and_comes_back() {
+        let node = NodeMemory::new(100_000);
+        let mut first = MemoryLimit::new(80_000, node.clone());
+        let mut second = MemoryLimit::new(80_000, node.clone());
+        assert!(first.memory_growing(0, 60_000, None).unwrap());
+        assert!(!second.memory_growing(0, 60_000, None).unwrap());
+        assert_eq!(second.denied(), Some(Denied::ByNode));
+        drop(first);
+        assert!(second.memory_growing(0, 60_000, None).unwrap());
+        drop(second);
+        assert_eq!(node.used(), 0);
     }
 
     #[test]
     fn a_module_s_own_maximum_is_no_denial() {
-        let mut limit = MemoryLimit::new(u64::MAX);
+        let mut limit = MemoryLimit::new(u64::MAX, NodeMemory::new(u64::MAX));
         assert!(!limit.memory_growing(0, 10, Some(5)).unwrap());
-        assert!(!limit.denied());
+        assert_eq!(limit.denied(), None);
     }
 
     #[test]

@@ -7,15 +7,16 @@ use std::task::{Context, Poll};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::call::Call;
-use super::limits::Exceeded;
+use super::limits::{Denied, Exceeded};
+use super::long_work::{LONG, LongWork, Moved};
 use super::stats::FaultKind;
 
 /// Why work inside a guest did not end well.
 #[derive(Debug)]
 pub(super) struct Failed {
     pub(super) error: wasmtime::Error,
-    /// The guest was refused memory before.
-    pub(super) memory_denied: bool,
+    /// Who refused the guest memory before, if anyone did.
+    pub(super) memory_denied: Option<Denied>,
     /// The guest had begun a response body and not finished it.
     pub(super) open_body: bool,
 }
@@ -25,8 +26,12 @@ impl Failed {
         match self.error.downcast_ref::<Exceeded>() {
             Some(Exceeded::Timeout(_)) => FaultKind::Timeout,
             Some(Exceeded::Cpu(_)) => FaultKind::Cpu,
-            None if self.memory_denied => FaultKind::Memory,
-            None => FaultKind::Trap,
+            Some(Exceeded::ResponseBody(_)) => FaultKind::ResponseBody,
+            None => match self.memory_denied {
+                Some(Denied::ByHandler) => FaultKind::Memory,
+                Some(Denied::ByNode) => FaultKind::NodeMemory,
+                None => FaultKind::Trap,
+            },
         }
     }
 
@@ -40,7 +45,7 @@ impl From<wasmtime::Error> for Failed {
     fn from(error: wasmtime::Error) -> Self {
         Self {
             error,
-            memory_denied: false,
+            memory_denied: None,
             open_body: true,
         }
     }
@@ -54,33 +59,93 @@ impl From<Exceeded> for Failed {
 
 type Work<T> = Pin<Box<dyn Future<Output = Result<T, Failed>> + Send>>;
 
-/// Polls the work; once it is over, in whichever way, the store is gone.
+/// A call into a guest: on the serving thread as long as it is short, then on
+/// those for long work. Once it is over, in whichever way, its store is gone.
 pub(super) struct Metered<T> {
+    place: Place<T>,
+    long_work: LongWork,
+}
+
+enum Place<T> {
+    Here(Limited<T>),
+    Moved(Moved<Result<T, Failed>>),
+    Over,
+}
+
+impl<T: Send + 'static> Metered<T> {
+    pub(super) fn new(
+        long_work: &LongWork,
+        call: Arc<Call>,
+        work: impl Future<Output = Result<T, Failed>> + Send + 'static,
+    ) -> Self {
+        let limited = Limited {
+            work: Some(Box::pin(work)),
+            call,
+            timer: None,
+            stays: false,
+        };
+        Self {
+            place: Place::Here(limited),
+            long_work: long_work.clone(),
+        }
+    }
+}
+
+impl<T: Send + 'static> Future for Metered<T> {
+    type Output = Result<T, Failed>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        if let Place::Here(limited) = &mut this.place {
+            if let Poll::Ready(result) = Pin::new(&mut *limited).poll(cx) {
+                this.place = Place::Over;
+                return Poll::Ready(result);
+            }
+            if limited.call.cpu.used() < LONG || limited.stays {
+                return Poll::Pending;
+            }
+            let Place::Here(limited) = std::mem::replace(&mut this.place, Place::Over) else {
+                unreachable!("it was here a moment ago");
+            };
+            match this.long_work.take(limited) {
+                Ok(moved) => this.place = Place::Moved(moved),
+                Err(mut limited) => {
+                    limited.stays = true;
+                    this.place = Place::Here(limited);
+                    return Poll::Pending;
+                }
+            }
+        }
+        let Place::Moved(moved) = &mut this.place else {
+            unreachable!("not polled after its end");
+        };
+        let Poll::Ready(result) = Pin::new(moved).poll(cx) else {
+            return Poll::Pending;
+        };
+        this.place = Place::Over;
+        let stopped = || Err(wasmtime::format_err!("the runtime is stopping").into());
+        Poll::Ready(result.unwrap_or_else(stopped))
+    }
+}
+
+/// Polls the work, measures it and ends it at its limits.
+struct Limited<T> {
     work: Option<Work<T>>,
     call: Arc<Call>,
     /// Made at the first wait: a guest that answers at once needs none.
     timer: Option<Pin<Box<Sleep>>>,
+    /// There is no other place for it.
+    stays: bool,
 }
 
-impl<T> Metered<T> {
-    pub(super) fn new(
-        call: Arc<Call>,
-        work: impl Future<Output = Result<T, Failed>> + Send + 'static,
-    ) -> Self {
-        Self {
-            work: Some(Box::pin(work)),
-            call,
-            timer: None,
-        }
-    }
-
+impl<T> Limited<T> {
     fn end(&mut self, result: Result<T, Failed>) -> Poll<Result<T, Failed>> {
         self.work = None;
         Poll::Ready(result)
     }
 }
 
-impl<T> Future for Metered<T> {
+impl<T> Future for Limited<T> {
     type Output = Result<T, Failed>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {

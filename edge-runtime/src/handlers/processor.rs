@@ -72,7 +72,7 @@ pub(super) async fn process(
         }
     };
     handler.stats.begin();
-    let result = Metered::new(Arc::clone(&call), work).await;
+    let result = Metered::new(&handler.long_work, Arc::clone(&call), work).await;
     let failed = |reason: String| HandlerError::Call {
         name: spec.name.clone(),
         version: spec.version.clone(),

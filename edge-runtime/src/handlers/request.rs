@@ -72,7 +72,7 @@ where
             run(&handler, &call, request).await
         }
     };
-    let work = Metered::new(Arc::clone(&call), work);
+    let work = Metered::new(&handler.long_work, Arc::clone(&call), work);
     let mut exchange = Exchange::begin(handler, Arc::clone(&call), work, started);
     let mut head = Head::default();
     match poll_fn(|cx| head.poll(&mut exchange, cx)).await {
@@ -306,6 +306,14 @@ fn busy(handler: &Handler) -> Response<Body> {
     reply::busy(StatusCode::SERVICE_UNAVAILABLE, "busy", &message, 1)
 }
 
+fn node_full(handler: &Handler) -> Response<Body> {
+    let name = &handler.spec.name;
+    let message = format!(
+        "the node has no memory left for handler {name}: try again in a second, or raise handlers.max_memory in its configuration"
+    );
+    reply::busy(StatusCode::SERVICE_UNAVAILABLE, "node-memory", &message, 1)
+}
+
 fn gave_up(handler: &Handler, code: &str) -> Response<Body> {
     let message = format!("handler {} gave up: {code}", handler.spec.name);
     reply::error(StatusCode::BAD_GATEWAY, "handler-error", &message)
@@ -336,6 +344,12 @@ fn no_answer(exchange: &Exchange) -> Response<Body> {
             StatusCode::INTERNAL_SERVER_ERROR,
             "memory-limit",
             "needs more memory than it may have",
+        ),
+        FaultKind::NodeMemory => return node_full(handler),
+        FaultKind::ResponseBody => (
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "response-too-large",
+            "answers more than it may",
         ),
         FaultKind::Trap => (
             StatusCode::INTERNAL_SERVER_ERROR,

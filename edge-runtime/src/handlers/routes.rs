@@ -1,62 +1,103 @@
 //! Which handler a request belongs to. The table is built whole and exchanged whole.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use fleet_api::deployment::Route;
 use matchit::Router;
 
 /// Routes of all handlers; `T` is what a route leads to.
 pub(super) struct RouteTable<T> {
-    hosts: HashMap<String, Router<T>>,
-    any_host: Router<T>,
+    hosts: HashMap<String, Router<Place<T>>>,
+    any_host: Router<Place<T>>,
 }
 
-/// The table has this route already.
+/// What serves on a path: more than one only if they differ in their methods.
+type Place<T> = Vec<(Route, T)>;
+
+/// The same while the table is built, as places in the list of routes.
+type Places<'a> = BTreeMap<(Option<&'a str>, String), Vec<usize>>;
+
+/// Two routes that a request could both belong to, by their places in the list.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Taken(pub(super) Route);
+pub(super) struct Taken {
+    pub(super) first: usize,
+    pub(super) second: usize,
+}
+
+/// Where a request leads.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Found<'t, T> {
+    /// To this target.
+    Target(&'t Route, &'t T),
+    /// The path is known, for these other methods only.
+    OtherMethods(Vec<&'static str>),
+    /// Nowhere.
+    Nothing,
+}
 
 impl<T: Clone> RouteTable<T> {
     /// # Errors
-    /// [`Taken`] with the route that is there twice.
+    /// [`Taken`] with two routes that a request could both belong to.
     pub(super) fn new(routes: &[(Route, T)]) -> Result<Self, Taken> {
+        let mut places = Places::new();
+        for (second, (route, _)) in routes.iter().enumerate() {
+            let place = (route.host(), pattern(route.path()));
+            let place = places.entry(place).or_default();
+            if let Some(first) = place.iter().find(|first| routes[**first].0.collides(route)) {
+                let first = *first;
+                return Err(Taken { first, second });
+            }
+            place.push(second);
+        }
+        // `/tree/*` takes `/tree` and `/tree/` too, unless another route names them.
+        let trees = places.iter().filter_map(|((host, pattern), place)| {
+            let tree = pattern.strip_suffix(REST)?;
+            Some((*host, tree.to_owned(), place.clone()))
+        });
+        for (host, tree, place) in trees.collect::<Vec<_>>() {
+            let bare = tree.strip_suffix('/').filter(|bare| !bare.is_empty());
+            for path in [Some(tree.as_str()), bare].into_iter().flatten() {
+                places
+                    .entry((host, path.to_owned()))
+                    .or_insert_with(|| place.clone());
+            }
+        }
         let mut table = Self {
             hosts: HashMap::new(),
             any_host: Router::new(),
         };
-        for (route, target) in routes {
-            let router = match route.host() {
+        for ((host, pattern), place) in places {
+            let router = match host {
                 Some(host) => table.hosts.entry(host.to_owned()).or_default(),
                 None => &mut table.any_host,
             };
+            let (first, second) = (place[0], place[place.len() - 1]);
+            let place = place.into_iter().map(|i| routes[i].clone()).collect();
             router
-                .insert(pattern(route.path()), target.clone())
-                .map_err(|_| Taken(route.clone()))?;
-        }
-        // `/tree/*` takes `/tree` and `/tree/` too, unless another route names them.
-        for (route, target) in routes {
-            let Some(tree) = route.path().strip_suffix("/*") else {
-                continue;
-            };
-            let router = match route.host() {
-                Some(host) => table.hosts.entry(host.to_owned()).or_default(),
-                None => &mut table.any_host,
-            };
-            let tree = pattern(tree);
-            let _ = router.insert(format!("{tree}/"), target.clone());
-            if !tree.is_empty() {
-                let _ = router.insert(tree, target.clone());
-            }
+                .insert(pattern, place)
+                .map_err(|_| Taken { first, second })?;
         }
         Ok(table)
     }
 
     /// The target for a request; a route with the request's host goes first.
-    pub(super) fn find(&self, host: Option<&str>, path: &str) -> Option<&T> {
-        self.find_host(host, path)
-            .or_else(|| self.any_host.at(path).ok().map(|m| m.value))
+    pub(super) fn find(&self, method: &str, host: Option<&str>, path: &str) -> Found<'_, T> {
+        let place = self
+            .find_host(host, path)
+            .or_else(|| self.any_host.at(path).ok().map(|m| m.value));
+        let Some(place) = place else {
+            return Found::Nothing;
+        };
+        match place.iter().find(|(route, _)| route.takes(method)) {
+            Some((route, target)) => Found::Target(route, target),
+            None => {
+                let methods = place.iter().flat_map(|(route, _)| route.methods());
+                Found::OtherMethods(methods.collect())
+            }
+        }
     }
 
-    fn find_host(&self, host: Option<&str>, path: &str) -> Option<&T> {
+    fn find_host(&self, host: Option<&str>, path: &str) -> Option<&Place<T>> {
         if self.hosts.is_empty() {
             return None;
         }
@@ -70,11 +111,36 @@ impl<T: Clone> RouteTable<T> {
     }
 }
 
+/// The parameters of `path` under the route that it matched, as the client
+/// sent them (percent-encoded); what a last `*` took is named `*`.
+pub(super) fn parameters<'a>(
+    route: &'a Route,
+    path: &'a str,
+) -> impl Iterator<Item = (&'a str, &'a str)> {
+    let mut rest = Some(path.strip_prefix('/').unwrap_or(path));
+    let pattern = route.path().strip_prefix('/').unwrap_or_default();
+    pattern.split('/').filter_map(move |segment| {
+        let whole = rest.unwrap_or_default();
+        if segment == "*" {
+            rest = None;
+            return Some(("*", whole));
+        }
+        let (value, after) = match whole.split_once('/') {
+            Some((value, after)) => (value, Some(after)),
+            None => (whole, None),
+        };
+        rest = after;
+        Some((segment.strip_prefix(':')?, value))
+    })
+}
+
+const REST: &str = "{*rest}";
+
 /// The router's notation: `:id` is `{id}`, a last `*` is `{*rest}`.
 fn pattern(path: &str) -> String {
     let segments = path.split('/').enumerate();
     let segments = segments.map(|(i, segment)| match segment {
-        "*" => "{*rest}".to_owned(),
+        "*" => REST.to_owned(),
         // Names count for nothing in a match, and two routes may differ in them.
         s if s.starts_with(':') => format!("{{p{i}}}"),
         s => s.to_owned(),
@@ -85,6 +151,17 @@ fn pattern(path: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn target(
+        table: &RouteTable<&'static str>,
+        host: Option<&str>,
+        path: &str,
+    ) -> Option<&'static str> {
+        match table.find("GET", host, path) {
+            Found::Target(_, target) => Some(*target),
+            _ => None,
+        }
+    }
 
     fn table(routes: &[&'static str]) -> RouteTable<&'static str> {
         let routes: Vec<_> = routes.iter().map(|r| (r.parse().unwrap(), *r)).collect();
@@ -106,30 +183,28 @@ mod tests {
             ("/items/new", "/items/new"),
             ("/items/7/parts", "/*"),
         ] {
-            assert_eq!(table.find(None, path), Some(&want), "{path}");
+            assert_eq!(target(&table, None, path), Some(want), "{path}");
         }
     }
 
     #[test]
     fn a_route_with_the_host_goes_first() {
         let table = table(&["/*", "line.plant/*", "line.plant:81/x"]);
-        assert_eq!(
-            table.find(Some("LINE.plant:80"), "/x"),
-            Some(&"line.plant/*")
-        );
-        assert_eq!(
-            table.find(Some("line.plant:81"), "/x"),
-            Some(&"line.plant:81/x")
-        );
-        assert_eq!(table.find(Some("other"), "/x"), Some(&"/*"));
-        assert_eq!(table.find(None, "/x"), Some(&"/*"));
+        for (host, want) in [
+            (Some("LINE.plant:80"), "line.plant/*"),
+            (Some("line.plant:81"), "line.plant:81/x"),
+            (Some("other"), "/*"),
+            (None, "/*"),
+        ] {
+            assert_eq!(target(&table, host, "/x"), Some(want), "{host:?}");
+        }
     }
 
     #[test]
     fn nothing_matches_what_no_route_names() {
         let table = table(&["/a", "/b/:x"]);
         for path in ["/", "/a/", "/b", "/b/", "/b/1/2", "*", ""] {
-            assert_eq!(table.find(None, path), None, "{path}");
+            assert_eq!(target(&table, None, path), None, "{path}");
         }
     }
 
@@ -137,6 +212,47 @@ mod tests {
     fn the_same_route_twice_is_refused() {
         let route = |s: &str| s.parse::<Route>().unwrap();
         let twice = RouteTable::new(&[(route("/a/:x"), 1), (route("/a/:y"), 2)]);
-        assert_eq!(twice.err(), Some(Taken(route("/a/:y"))));
+        let taken = Taken {
+            first: 0,
+            second: 1,
+        };
+        assert_eq!(twice.err(), Some(taken));
+    }
+
+    #[test]
+    fn methods_share_a_path() {
+        let table = table(&["GET /a/*", "POST,PUT /a/*", "/*"]);
+        for (method, path, want) in [
+            ("GET", "/a/b", "GET /a/*"),
+            ("HEAD", "/a", "GET /a/*"),
+            ("PUT", "/a/", "POST,PUT /a/*"),
+            ("DELETE", "/b", "/*"),
+        ] {
+            match table.find(method, None, path) {
+                Found::Target(_, target) => assert_eq!(*target, want),
+                other => panic!("{method} {path} leads to {other:?}"),
+            }
+        }
+        let other = table.find("DELETE", None, "/a/b");
+        assert_eq!(other, Found::OtherMethods(vec!["GET", "POST", "PUT"]));
+    }
+
+    #[test]
+    fn parameters_are_what_stands_in_their_place() {
+        let parameters = |route: &str, path: &str| {
+            let route = route.parse::<Route>().unwrap();
+            super::parameters(&route, path)
+                .map(|(name, value)| format!("{name}={value}"))
+                .collect::<Vec<_>>()
+                .join("&")
+        };
+        assert_eq!(parameters("/a", "/a"), "");
+        assert_eq!(
+            parameters("/lines/:line/:part", "/lines/7/x%2Fy"),
+            "line=7&part=x%2Fy"
+        );
+        assert_eq!(parameters("host/:line/*", "/7/a/b"), "line=7&*=a/b");
+        assert_eq!(parameters("/tree/*", "/tree"), "*=");
+        assert_eq!(parameters("/*", "/"), "*=");
     }
 }

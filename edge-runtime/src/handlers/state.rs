@@ -13,6 +13,7 @@ use super::capabilities::Grant;
 use super::capabilities::outbound::Outbound;
 use super::guest_log::{GuestLog, LogShare};
 use super::limits::MemoryLimit;
+use super::stats::Alive;
 
 /// Bytes that a guest may make the host hold in one call between the two.
 const HOSTCALL_BYTES: usize = 64 << 20;
@@ -31,6 +32,7 @@ pub(super) struct GuestState {
     pub(super) memory: MemoryLimit,
     pub(super) grant: Arc<Grant>,
     pub(super) call: Arc<Call>,
+    _alive: Alive,
 }
 
 impl GuestState {
@@ -40,7 +42,8 @@ impl GuestState {
         grant: &Arc<Grant>,
         log: &Arc<LogShare>,
         env: &[(String, String)],
-        memory_bytes: u64,
+        memory: MemoryLimit,
+        alive: Alive,
         call: Arc<Call>,
     ) -> Store<Self> {
         let stdout = GuestLog::new(Arc::clone(log), "stdout");
@@ -63,7 +66,8 @@ impl GuestState {
             },
             stdout,
             stderr,
-            memory: MemoryLimit::new(memory_bytes),
+            memory,
+            _alive: alive,
             grant: Arc::clone(grant),
             call: Arc::clone(&call),
         };

@@ -1,9 +1,8 @@
 //! Figures of one handler version.
 
 use std::fmt::Write as _;
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use fleet_api::health::HandlerHealth;
@@ -31,10 +30,13 @@ pub(super) struct Stats {
     timeouts: AtomicU64,
     cpu_limits: AtomicU64,
     memory_limits: AtomicU64,
+    node_memory: AtomicU64,
+    response_bodies: AtomicU64,
     cpu_ns: AtomicU64,
     peak_memory: AtomicU64,
     in_flight: AtomicU64,
     waiting: AtomicU64,
+    instances: AtomicU64,
     latency: Histogram,
     recent: RecentWindow,
     last_fault: Mutex<Option<String>>,
@@ -50,10 +52,13 @@ impl Default for Stats {
             timeouts: AtomicU64::new(0),
             cpu_limits: AtomicU64::new(0),
             memory_limits: AtomicU64::new(0),
+            node_memory: AtomicU64::new(0),
+            response_bodies: AtomicU64::new(0),
             cpu_ns: AtomicU64::new(0),
             peak_memory: AtomicU64::new(0),
             in_flight: AtomicU64::new(0),
             waiting: AtomicU64::new(0),
+            instances: AtomicU64::new(0),
             latency: Histogram::default(),
             recent: RecentWindow::new(WINDOW),
             last_fault: Mutex::new(None),
@@ -68,6 +73,26 @@ pub(super) enum FaultKind {
     Timeout,
     Cpu,
     Memory,
+    /// The memory of all guests of the node is taken.
+    NodeMemory,
+    ResponseBody,
+}
+
+/// An instance that lives, counted until it is dropped.
+#[derive(Debug)]
+pub(super) struct Alive(Arc<Stats>);
+
+impl Alive {
+    pub(super) fn new(stats: &Arc<Stats>) -> Self {
+        stats.instances.fetch_add(1, Relaxed);
+        Self(Arc::clone(stats))
+    }
+}
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        self.0.instances.fetch_sub(1, Relaxed);
+    }
 }
 
 impl Stats {
@@ -105,6 +130,8 @@ impl Stats {
             FaultKind::Timeout => &self.timeouts,
             FaultKind::Cpu => &self.cpu_limits,
             FaultKind::Memory => &self.memory_limits,
+            FaultKind::NodeMemory => &self.node_memory,
+            FaultKind::ResponseBody => &self.response_bodies,
         };
         counter.fetch_add(1, Relaxed);
         *self
@@ -131,6 +158,7 @@ impl Stats {
             &self.timeouts,
             &self.cpu_limits,
             &self.memory_limits,
+            &self.response_bodies,
         ];
         all.iter().map(|counter| counter.load(Relaxed)).sum()
     }
@@ -189,6 +217,8 @@ pub(super) fn render(out: &mut String, handlers: &[(String, &Stats)]) {
                     ("timeout", &stats.timeouts),
                     ("cpu", &stats.cpu_limits),
                     ("memory", &stats.memory_limits),
+                    ("node-memory", &stats.node_memory),
+                    ("response-body", &stats.response_bodies),
                     ("cancelled", &stats.cancelled),
                     ("busy", &stats.refused),
                 ] {
@@ -202,7 +232,7 @@ pub(super) fn render(out: &mut String, handlers: &[(String, &Stats)]) {
         },
     );
     let seconds = |counter: &AtomicU64| counter.load(Relaxed) as f64 / 1e9;
-    let plain: [Plain<'_>; 4] = [
+    let plain: [Plain<'_>; 5] = [
         (
             "edge_handler_cpu_seconds_total",
             "counter",
@@ -226,6 +256,12 @@ pub(super) fn render(out: &mut String, handlers: &[(String, &Stats)]) {
             "gauge",
             "Calls that wait for their turn.",
             &|s| s.waiting.load(Relaxed) as f64,
+        ),
+        (
+            "edge_handler_instances",
+            "gauge",
+            "Instances that live, at work or warm.",
+            &|s| s.instances.load(Relaxed) as f64,
         ),
     ];
     for (name, kind, help, value) in plain {

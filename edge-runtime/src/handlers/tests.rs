@@ -68,6 +68,7 @@ fn start(dir: &tempfile::TempDir) -> Handlers {
     let config = HandlersConfig {
         cache_dir: Some(dir.path().join("compiled")),
         max_instances: 16,
+        ..HandlersConfig::default()
     };
     // No library is needed here, and none is looked for.
     let models = ModelsConfig {

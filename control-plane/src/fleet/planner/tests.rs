@@ -119,7 +119,7 @@ proptest! {
         prop_assert_eq!(plan.nodes.len(), nodes.len());
         for (node, content) in &plan.nodes {
             let desired = content.desired(node, 1, 1);
-            let mut routes: Vec<_> = desired.handlers.iter().filter_map(|h| h.route.as_ref().map(Route::shape)).collect();
+            let mut routes: Vec<_> = desired.handlers.iter().filter_map(|h| h.route.as_ref()).flat_map(Route::claims).collect();
             let count = routes.len();
             routes.sort();
             routes.dedup();
