@@ -1,24 +1,30 @@
 //! Compiled components on disk. A compiled component is native code, so a file
-//! counts only if it carries a MAC by this node's key over its bytes, the
-//! component's digest and the engine's fingerprint: a changed, exchanged or
-//! foreign file is never loaded.
+//! counts only with a MAC by this node's key over its bytes, the component's
+//! digest and the engine's fingerprint: a changed, exchanged or foreign file is
+//! never loaded.
 //!
-//! A file is `MAC (32 bytes) | compiled component`, named
-//! `<digest>-<engine>.cwasm`, written beside and then renamed.
+//! `<digest>-<engine>.cwasm` is the code, to be mapped as it lies there, and
+//! `<digest>-<engine>.mac` its MAC. Both are written beside and then renamed,
+//! never in place, because running code may be mapped from them.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read as _, Write as _};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use fleet_api::ids::Digest;
 use ring::hmac;
+use sha2::{Digest as _, Sha256};
 
 use super::HandlerError;
 
-const MAC_BYTES: usize = 32;
+const MAC: &str = "mac";
+/// How long a compiled component is kept after its last use.
+const KEEP: Duration = Duration::from_secs(30 * 24 * 3600);
 const KEY_FILE: &str = "node.key";
-const CONTEXT: &[u8] = b"edge-runtime compiled component v1\0";
+const CONTEXT: &[u8] = b"edge-runtime compiled component v2\0";
 
 pub(super) struct Cache {
     dir: PathBuf,
@@ -38,6 +44,7 @@ impl Cache {
             Some(key) => key,
             None => make_key(&path).map_err(at(&path))?,
         };
+        sweep(dir).map_err(at(dir))?;
         Ok(Self {
             dir: dir.to_owned(),
             key: hmac::Key::new(hmac::HMAC_SHA256, &key),
@@ -45,36 +52,56 @@ impl Cache {
         })
     }
 
-    /// The compiled bytes of `component`, if there are any that can be trusted.
-    pub(super) fn load(&self, component: &Digest) -> Option<Vec<u8>> {
+    /// The compiled file of `component`, if there is one that can be trusted.
+    pub(super) fn load(&self, component: &Digest) -> Option<Compiled> {
         let path = self.path(component);
-        let mut file = fs::read(&path).ok()?;
-        if file.len() < MAC_BYTES {
-            tracing::warn!(path = %path.display(), "a compiled component is cut short; compiling again");
-            return None;
+        let mut file = fs::File::open(&path).ok()?;
+        let checked = fs::File::open(path.with_extension(MAC)).and_then(|mut mac_file| {
+            let mut mac = Vec::new();
+            mac_file.read_to_end(&mut mac)?;
+            let signed = self.signed(component, &digest(&mut file)?);
+            let good = hmac::verify(&self.key, &signed, &mac).is_ok();
+            if good {
+                // Only so that they count as used; see `sweep`.
+                let now = SystemTime::now();
+                let _ = file.set_modified(now).and(mac_file.set_modified(now));
+            }
+            Ok(good)
+        });
+        match checked {
+            Ok(true) => Some(Compiled(file)),
+            Ok(false) => {
+                tracing::warn!(
+                    path = %path.display(),
+                    "a compiled component was changed or made under another key; compiling again"
+                );
+                None
+            }
+            Err(error) => {
+                tracing::warn!(
+                    path = %path.display(),
+                    "a compiled component cannot be checked; compiling again: {error}"
+                );
+                None
+            }
         }
-        let compiled = file.split_off(MAC_BYTES);
-        let signed = self.signed(component, &compiled);
-        if hmac::verify(&self.key, &signed, &file).is_err() {
-            tracing::warn!(
-                path = %path.display(),
-                "a compiled component was changed or made under another key; compiling again"
-            );
-            return None;
-        }
-        Some(compiled)
     }
 
     pub(super) fn store(&self, component: &Digest, compiled: &[u8]) -> io::Result<()> {
         let path = self.path(component);
-        let beside = path.with_extension(format!("tmp{}", std::process::id()));
-        let mac = hmac::sign(&self.key, &self.signed(component, compiled));
+        let mac = hmac::sign(&self.key, &self.signed(component, &Digest::of(compiled)));
+        // Code without its MAC is compiled again, a MAC without its code does no harm.
+        self.put(&path.with_extension(MAC), mac.as_ref())?;
+        self.put(&path, compiled)
+    }
+
+    fn put(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let beside = beside(path);
         let written = (|| {
             let mut file = private(&beside)?;
-            file.write_all(mac.as_ref())?;
-            file.write_all(compiled)?;
+            file.write_all(bytes)?;
             file.sync_all()?;
-            fs::rename(&beside, &path)?;
+            fs::rename(&beside, path)?;
             fs::File::open(&self.dir)?.sync_all()
         })();
         if written.is_err() {
@@ -89,13 +116,48 @@ impl Cache {
     }
 
     /// What the MAC is over: no other file, component or engine can carry it.
-    fn signed(&self, component: &Digest, compiled: &[u8]) -> Vec<u8> {
+    fn signed(&self, component: &Digest, compiled: &Digest) -> Vec<u8> {
         let mut signed = CONTEXT.to_vec();
-        for digest in [component, &self.engine, &Digest::of(compiled)] {
+        for digest in [component, &self.engine, compiled] {
             signed.extend_from_slice(digest.as_str().as_bytes());
         }
         signed
     }
+}
+
+/// A compiled component that this node has made itself.
+pub(super) struct Compiled(fs::File);
+
+impl Compiled {
+    /// Leads to the file that was checked, whatever its name leads to by now.
+    pub(super) fn path(&self) -> PathBuf {
+        format!("/proc/self/fd/{}", self.0.as_raw_fd()).into()
+    }
+}
+
+/// Removes what has not been used for long.
+fn sweep(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let used = entry.metadata()?.modified()?;
+        let idle = used.elapsed().unwrap_or_default();
+        if idle > KEEP && entry.file_name() != KEY_FILE {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+fn digest(file: &mut fs::File) -> io::Result<Digest> {
+    let mut hasher = Sha256::new();
+    io::copy(file, &mut hasher)?;
+    Ok(Digest::from_sha256(&hasher.finalize()))
+}
+
+fn beside(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".tmp{}", std::process::id()));
+    name.into()
 }
 
 /// The key, unless it is missing, cut short or open to others.
@@ -117,7 +179,7 @@ fn read_key(path: &Path) -> io::Result<Option<[u8; 32]>> {
 fn make_key(path: &Path) -> io::Result<[u8; 32]> {
     let mut key = [0; 32];
     getrandom::fill(&mut key).map_err(|e| io::Error::other(e.to_string()))?;
-    let beside = path.with_extension(format!("tmp{}", std::process::id()));
+    let beside = beside(path);
     let mut file = private(&beside)?;
     file.write_all(&key)?;
     file.sync_all()?;
@@ -132,4 +194,29 @@ fn private(path: &Path) -> io::Result<fs::File> {
         .create_new(true)
         .mode(0o600)
         .open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_not_used_for_long_goes_and_the_key_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || Cache::open(dir.path(), Digest::of(b"engine")).unwrap();
+        let cache = open();
+        let [kept, left] = [&b"kept"[..], b"left"].map(Digest::of);
+        for component in [&kept, &left] {
+            cache.store(component, b"code").unwrap();
+        }
+        let long_ago = SystemTime::now() - KEEP - Duration::from_secs(1);
+        for entry in fs::read_dir(dir.path()).unwrap() {
+            let file = fs::File::open(entry.unwrap().path()).unwrap();
+            file.set_modified(long_ago).unwrap();
+        }
+        assert!(cache.load(&kept).is_some());
+        let cache = open();
+        assert!(cache.load(&kept).is_some());
+        assert!(cache.load(&left).is_none());
+    }
 }

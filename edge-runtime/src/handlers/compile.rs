@@ -71,14 +71,19 @@ impl Compiler {
         let ms = start.elapsed().as_millis();
         tracing::info!(path = %path.display(), ms, "compiled the component");
         self.store(digest, &component);
+        drop(bytes);
+        // Code that is mapped from its file takes memory only where it is used.
+        let component = self.load(digest).unwrap_or(component);
+        give_memory_back();
         Ok(component)
     }
 
     fn load(&self, digest: &Digest) -> Option<Component> {
         let compiled = self.cache.as_ref()?.load(digest)?;
         #[expect(unsafe_code, reason = "the engine cannot check native code by itself")]
-        // SAFETY: the bytes carry this node's MAC, so this runtime has serialized them itself.
-        let component = unsafe { Component::deserialize(&self.engine, compiled) };
+        // SAFETY: the file carries this node's MAC, so this runtime has made it itself; it is
+        // only ever replaced by rename, never changed in place.
+        let component = unsafe { Component::deserialize_file(&self.engine, compiled.path()) };
         component
             .inspect_err(|error| tracing::warn!("a compiled component cannot be used: {error:#}"))
             .ok()
@@ -110,6 +115,19 @@ impl Compiler {
             .map_err(|e| failed(format!("{e:#}")))
     }
 }
+
+/// The compiler frees much at once; the allocator would keep it.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn give_memory_back() {
+    #[expect(unsafe_code, reason = "a call into the C library")]
+    // SAFETY: it takes no pointers, and may be called from any thread at any time.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+fn give_memory_back() {}
 
 fn check_layer(path: &Path, bytes: &[u8]) -> Result<(), HandlerError> {
     let path = || path.to_owned();

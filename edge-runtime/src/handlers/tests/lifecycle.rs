@@ -95,7 +95,7 @@ async fn after_restart(change: impl FnOnce(PathBuf, PathBuf)) -> Result<(), Hand
         let mut files = std::fs::read_dir(node.dir.path().join("compiled")).unwrap();
         let of_spec = |file: &PathBuf| {
             let name = file.file_name().unwrap().to_string_lossy().into_owned();
-            name.starts_with(spec.digest.hex())
+            name.starts_with(spec.digest.hex()) && name.ends_with(".cwasm")
         };
         let file = files.find_map(|f| Some(f.unwrap().path()).filter(of_spec));
         compiled.push(file.unwrap());
@@ -129,7 +129,8 @@ async fn a_compiled_component_that_was_changed_is_not_loaded() {
 #[tokio::test]
 async fn a_compiled_component_in_the_place_of_another_is_not_loaded() {
     let exchanged = after_restart(|hello, count| {
-        std::fs::copy(count, hello).unwrap();
+        std::fs::copy(&count, &hello).unwrap();
+        std::fs::copy(count.with_extension("mac"), hello.with_extension("mac")).unwrap();
     });
     assert!(matches!(exchanged.await, Err(HandlerError::Read { .. })));
 }
