@@ -30,7 +30,10 @@ use crate::uplink::{self, UplinkConfig, UplinkHandle};
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let data = DataDir::open(&config.data_dir)?;
     let identity = Identity::load(&data.identity())?;
-    let gateway = Gateway::bind(config.listen).await?;
+    let mut gateway = Gateway::bind(config.listen).await?;
+    if let Some(tls) = &config.tls {
+        gateway = gateway.with_tls(tls)?;
+    }
     let admin = Admin::bind(config.admin_listen).await?;
 
     let models = Models::start(ModelsConfig {

@@ -9,6 +9,7 @@ use fleet_api::strict::{self, StrictError};
 use fleet_api::units::{ByteSize, Span};
 use serde::{Deserialize, Serialize};
 
+use crate::gateway::TlsFiles;
 use crate::handlers::half_of_memory;
 
 /// The checked configuration of a node.
@@ -26,6 +27,9 @@ pub struct Config {
     pub poll: Span,
     /// How long requests may take to end at a stop. Default 10s.
     pub drain: Span,
+    /// HTTPS instead of HTTP on the data plane.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsFiles>,
     /// Handlers.
     pub handlers: HandlersSection,
     /// Models.
@@ -113,6 +117,7 @@ struct RawConfig {
     labels: Labels,
     poll: Option<Span>,
     drain: Option<Span>,
+    tls: Option<TlsFiles>,
     handlers: RawHandlers,
     models: RawModels,
     buffer: RawBuffer,
@@ -150,6 +155,7 @@ impl RawConfig {
             labels,
             poll: later.poll.or(self.poll),
             drain: later.drain.or(self.drain),
+            tls: later.tls.or(self.tls),
             handlers: RawHandlers {
                 max_instances: later.handlers.max_instances.or(self.handlers.max_instances),
                 max_memory: later.handlers.max_memory.or(self.handlers.max_memory),
@@ -179,6 +185,7 @@ impl RawConfig {
             labels: self.labels,
             poll: self.poll.unwrap_or(Span::from_ms(300_000)),
             drain: self.drain.unwrap_or(Span::from_ms(10_000)),
+            tls: self.tls,
             handlers: HandlersSection {
                 max_instances: self.handlers.max_instances.unwrap_or(128).max(1),
                 max_memory: self

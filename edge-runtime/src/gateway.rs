@@ -18,6 +18,7 @@ mod listen;
 pub mod reply;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -28,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 pub use admin::{Admin, Status};
 pub use body::{Body, BodyError};
 pub use listen::GatewayError;
+pub use tls::{TlsError, TlsFiles};
 
 use listen::Listener;
 
@@ -61,7 +63,16 @@ impl Gateway {
         Ok(Self { listener })
     }
 
-    /// Where it is reached, `http://HOST:PORT`.
+    /// Serves HTTPS instead of HTTP.
+    ///
+    /// # Errors
+    /// [`TlsError`] if the files cannot be used.
+    pub fn with_tls(self, files: &TlsFiles) -> Result<Self, TlsError> {
+        let listener = self.listener.with_tls(files.load()?);
+        Ok(Self { listener })
+    }
+
+    /// Where it is reached, `http://HOST:PORT` or `https://HOST:PORT`.
     pub fn url(&self) -> String {
         self.listener.url()
     }

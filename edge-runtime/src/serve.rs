@@ -16,7 +16,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::stop_signal;
-use crate::gateway::{Admin, Gateway, Parts, Status};
+use crate::gateway::{Admin, Gateway, Parts, Status, TlsFiles};
 use crate::handlers::{HandlerSpec, Handlers, HandlersConfig};
 use crate::models::{ModelSpec, Models, ModelsConfig};
 use crate::streams::{BufferConfig, Streams};
@@ -32,6 +32,8 @@ pub struct ServeArgs {
     /// Address of /healthz, /readyz, /metrics and /status; off if not given.
     #[arg(long, value_name = "ADDR")]
     admin_listen: Option<SocketAddr>,
+    #[command(flatten)]
+    tls: Option<TlsFiles>,
     /// Environment variable of the handlers; may be repeated.
     #[arg(long = "env", value_name = "K=V")]
     env: Vec<Pair>,
@@ -92,7 +94,10 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     if !args.streams.is_empty() && args.data_dir.is_none() {
         bail!("streams are kept on disk: give a folder with --data-dir");
     }
-    let gateway = Gateway::bind(args.listen).await?;
+    let mut gateway = Gateway::bind(args.listen).await?;
+    if let Some(tls) = &args.tls {
+        gateway = gateway.with_tls(tls)?;
+    }
     let admin = match args.admin_listen {
         Some(address) => Some(Admin::bind(address).await?),
         None => None,

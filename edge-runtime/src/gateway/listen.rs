@@ -12,9 +12,12 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -23,6 +26,8 @@ use super::Body;
 const MAX_CONNECTIONS: usize = 4096;
 /// How long a client may take for a request's head, and idle between requests.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a client may take to set TLS up.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_HEADERS: usize = 128;
 /// Bytes of a request's head, and of what is read ahead of a body.
 const MAX_HEAD_BYTES: usize = 64 << 10;
@@ -58,6 +63,7 @@ pub enum GatewayError {
 pub(super) struct Listener {
     socket: TcpListener,
     address: SocketAddr,
+    tls: Option<TlsAcceptor>,
 }
 
 impl Listener {
@@ -75,11 +81,21 @@ impl Listener {
         };
         let socket = TcpListener::bind(address).await.map_err(failed)?;
         let address = socket.local_addr().map_err(failed)?;
-        Ok(Self { socket, address })
+        Ok(Self {
+            socket,
+            address,
+            tls: None,
+        })
+    }
+
+    pub(super) fn with_tls(self, config: Arc<ServerConfig>) -> Self {
+        let tls = Some(TlsAcceptor::from(config));
+        Self { tls, ..self }
     }
 
     pub(super) fn url(&self) -> String {
-        format!("http://{}", self.address)
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.address)
     }
 
     /// Serves until `stop`; then each connection ends after its request, or
@@ -99,9 +115,19 @@ impl Listener {
                 () = stop.cancelled() => break,
             };
             let (protocol, service, stop) = (Arc::clone(&protocol), service.clone(), stop.clone());
+            let tls = self.tls.clone();
             connections.spawn(async move {
                 let _place = place;
-                connection(stream, &protocol, service, drain, &stop).await;
+                // Small answers must not wait for the client's acknowledgement.
+                let _ = stream.set_nodelay(true);
+                let Some(tls) = tls else {
+                    return connection(stream, &protocol, service, drain, &stop).await;
+                };
+                match timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
+                    Ok(Ok(stream)) => connection(stream, &protocol, service, drain, &stop).await,
+                    Ok(Err(error)) => tracing::debug!("a TLS handshake failed: {error}"),
+                    Err(_) => tracing::debug!("a TLS handshake took too long"),
+                }
             });
         }
         drop(self.socket);
@@ -145,18 +171,17 @@ fn protocol() -> auto::Builder<TokioExecutor> {
     protocol
 }
 
-async fn connection<S, F>(
-    stream: TcpStream,
+async fn connection<I, S, F>(
+    stream: I,
     protocol: &auto::Builder<TokioExecutor>,
     service: S,
     drain: Duration,
     stop: &CancellationToken,
 ) where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: Fn(Request<Incoming>) -> F + Send + Sync + 'static,
     F: Future<Output = Response<Body>> + Send + 'static,
 {
-    // Small answers must not wait for the client's acknowledgement.
-    let _ = stream.set_nodelay(true);
     let service = service_fn(move |request| {
         let answer = service(request);
         async move { Ok::<_, Infallible>(answer.await) }

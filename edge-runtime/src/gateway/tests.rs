@@ -8,7 +8,7 @@ use serde_json::json;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{Admin, Gateway, Parts, Status};
+use super::{Admin, Gateway, Parts, Status, TlsFiles};
 use crate::handlers::{Handlers, HandlersConfig};
 use crate::models::{Models, ModelsConfig};
 
@@ -21,6 +21,10 @@ struct Running {
 }
 
 async fn gateway() -> Running {
+    serving(Gateway::bind(LOCAL.parse().unwrap()).await.unwrap())
+}
+
+fn serving(gateway: Gateway) -> Running {
     let models = Models::start(ModelsConfig {
         library: Some("/nonexistent/libonnxruntime.so".into()),
         ..ModelsConfig::default()
@@ -34,7 +38,6 @@ async fn gateway() -> Running {
         models,
         streams: None,
     };
-    let gateway = Gateway::bind(LOCAL.parse().unwrap()).await.unwrap();
     let (url, stop) = (gateway.url(), CancellationToken::new());
     let task = tokio::spawn(gateway.serve(parts, Duration::from_secs(5), stop.clone()));
     Running { url, stop, task }
@@ -83,6 +86,58 @@ async fn both_protocols_reach_all_parts_and_keep_the_request_s_id() {
     }
     gateway.stop.cancel();
     gateway.task.await.unwrap();
+}
+
+#[tokio::test]
+async fn over_tls_the_client_chooses_between_http_2_and_http_1() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let files = TlsFiles {
+        cert: dir.path().join("cert.pem"),
+        key: dir.path().join("key.pem"),
+    };
+    std::fs::write(&files.cert, key.cert.pem()).unwrap();
+    std::fs::write(&files.key, key.signing_key.serialize_pem()).unwrap();
+    let gateway = Gateway::bind(LOCAL.parse().unwrap()).await.unwrap();
+    let gateway = serving(gateway.with_tls(&files).unwrap());
+    assert!(
+        gateway.url.starts_with("https://127.0.0.1:"),
+        "{}",
+        gateway.url
+    );
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let port = gateway.url.rsplit_once(':').unwrap().1.to_owned();
+    for (http1_only, version) in [
+        (false, http::Version::HTTP_2),
+        (true, http::Version::HTTP_11),
+    ] {
+        let ca = reqwest::Certificate::from_pem(key.cert.pem().as_bytes()).unwrap();
+        let mut client = reqwest::Client::builder().tls_certs_only([ca]);
+        if http1_only {
+            client = client.http1_only();
+        }
+        let url = format!("https://localhost:{port}/x");
+        let answer = client.build().unwrap().get(url).send().await.unwrap();
+        assert_eq!((answer.status().as_u16(), answer.version()), (404, version));
+    }
+    gateway.stop.cancel();
+    gateway.task.await.unwrap();
+}
+
+#[tokio::test]
+async fn files_that_are_no_certificate_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = TlsFiles {
+        cert: dir.path().join("cert.pem"),
+        key: dir.path().join("key.pem"),
+    };
+    let refusal = async || {
+        let gateway = Gateway::bind(LOCAL.parse().unwrap()).await.unwrap();
+        gateway.with_tls(&files).err().unwrap().to_string()
+    };
+    assert!(refusal().await.contains("read"));
+    std::fs::write(&files.cert, "no certificate").unwrap();
+    assert!(refusal().await.ends_with("it has no certificate in PEM"));
 }
 
 #[tokio::test]
