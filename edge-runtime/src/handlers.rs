@@ -45,6 +45,7 @@ use bytes::Bytes;
 use fleet_api::health::HandlerHealth;
 use fleet_api::ids::{Name, Version};
 use http::{Request, Response, StatusCode};
+use serde::Serialize;
 use tokio::sync::Semaphore;
 use wasmtime::component::Linker;
 
@@ -124,6 +125,18 @@ struct Table {
 /// A handler that has come up once and does not serve yet. Cheap to clone.
 #[derive(Clone)]
 pub struct PreparedHandler(Arc<Handler>);
+
+/// What stopped a handler's guest the last time.
+#[derive(Debug, Clone, Serialize)]
+pub struct LastFault {
+    /// The handler.
+    pub handler: Name,
+    /// Its version.
+    pub version: Version,
+    /// The fault and the guest's stack, innermost call first, with source
+    /// lines where the component has them.
+    pub fault: String,
+}
 
 impl PreparedHandler {
     /// Its name.
@@ -334,12 +347,15 @@ impl Handlers {
     }
 
     /// The last fault of each handler that had one, with the guest's stack.
-    pub fn last_faults(&self) -> Vec<(Name, Version, String)> {
+    pub fn last_faults(&self) -> Vec<LastFault> {
         let table = self.0.table.load();
         let faults = table.all.iter().filter_map(|handler| {
             let spec = &handler.spec;
-            let fault = handler.stats.last_fault()?;
-            Some((spec.name.clone(), spec.version.clone(), fault))
+            Some(LastFault {
+                handler: spec.name.clone(),
+                version: spec.version.clone(),
+                fault: handler.stats.last_fault()?,
+            })
         });
         faults.collect()
     }

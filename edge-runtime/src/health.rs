@@ -94,7 +94,11 @@ impl HealthSource for NodeHealth {
 
 impl Status for NodeHealth {
     fn status(&self) -> serde_json::Value {
-        serde_json::json!({ "health": self.health(), "reported": *self.reported.borrow() })
+        serde_json::json!({
+            "health": self.health(),
+            "last_faults": self.workload.handlers.last_faults(),
+            "reported": *self.reported.borrow(),
+        })
     }
 
     fn not_ready(&self) -> Vec<String> {

@@ -285,6 +285,7 @@ impl Status for Served {
     fn status(&self) -> serde_json::Value {
         json!({
             "handlers": self.handlers.health(),
+            "last_faults": self.handlers.last_faults(),
             "models": self.models.health(),
             "instances": self.handlers.allocation().to_string(),
             "not_ready": self.not_ready(),

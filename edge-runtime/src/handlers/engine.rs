@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use fleet_api::ids::Digest;
 use sha2::{Digest as _, Sha256};
-use wasmtime::{Config, Enabled, EngineWeak, PoolingAllocationConfig};
+use wasmtime::{Config, Enabled, EngineWeak, PoolingAllocationConfig, WasmBacktraceDetails};
 
 use super::HandlerError;
 
@@ -117,6 +117,8 @@ fn base() -> Config {
         .wasm_component_model(true)
         .wasm_component_model_async(true)
         .epoch_interruption(true)
+        // Faults are told with the component's source lines, if it has them.
+        .wasm_backtrace_details(WasmBacktraceDetails::Enable)
         .memory_init_cow(true);
     config
 }

@@ -17,7 +17,7 @@ async fn a_fault_is_answered_counted_and_kept_with_its_stack() {
     assert!(body.contains("r-1"), "{body}");
     let health = node.health();
     assert_eq!((health.requests, health.errors, health.traps), (1, 1, 1));
-    let (_, _, fault) = node.handlers.last_faults().remove(0);
+    let fault = node.handlers.last_faults().remove(0).fault;
     assert!(
         fault.contains("unreachable") && fault.contains("backtrace"),
         "{fault}"
