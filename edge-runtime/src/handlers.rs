@@ -33,6 +33,7 @@ mod state;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod warm;
 mod world;
 
 use std::fmt::{self, Write as _};

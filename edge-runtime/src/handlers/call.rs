@@ -39,7 +39,7 @@ impl Call {
         let timeout = limits.timeout.duration();
         Self {
             id,
-            cpu: CpuMeter::default(),
+            cpu: CpuMeter::new(now),
             cpu_limit: limits.cpu.duration(),
             deadline: now + timeout,
             timeout,

@@ -12,7 +12,7 @@ use wasmtime::{Config, Enabled, EngineWeak, PoolingAllocationConfig, WasmBacktra
 use super::HandlerError;
 
 /// Time between two interruptions of a guest that computes.
-const TICK: Duration = Duration::from_millis(5);
+pub(super) const TICK: Duration = Duration::from_millis(5);
 
 /// Address space that one linear memory takes: with 4 GiB no access needs a
 /// bounds check; the smaller ones are for kernels with a small address space.

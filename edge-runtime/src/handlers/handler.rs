@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use fleet_api::deployment::{Allow, Isolation, Limits, Route};
@@ -20,6 +20,7 @@ use super::long_work::LongWork;
 use super::metered::Metered;
 use super::state::GuestState;
 use super::stats::{Alive, Stats};
+use super::warm::Warm;
 use super::world::{Guest, World};
 
 /// Calls that may wait for their turn, for each that may run.
@@ -83,7 +84,7 @@ pub(super) struct Handler {
     places: Arc<Semaphore>,
     node_memory: NodeMemory,
     pub(super) long_work: LongWork,
-    warm: Mutex<Vec<Instance>>,
+    warm: Warm<Instance>,
 }
 
 /// What all handlers of a node share.
@@ -100,7 +101,6 @@ pub(super) struct Instance {
     pub(super) store: Store<GuestState>,
     pub(super) guest: Guest,
     uses: u32,
-    idle_since: Instant,
 }
 
 /// The right to run one call; given back when dropped.
@@ -131,7 +131,7 @@ impl Handler {
             places: node.places,
             node_memory: node.memory,
             long_work: node.long_work,
-            warm: Mutex::default(),
+            warm: Warm::default(),
             spec,
         }
     }
@@ -177,7 +177,7 @@ impl Handler {
     /// A warm instance, or a new one.
     pub(super) async fn instance(&self, call: &Arc<Call>) -> wasmtime::Result<Instance> {
         if self.spec.isolation == Isolation::Reuse
-            && let Some(mut instance) = self.take_warm()
+            && let Some(mut instance) = self.warm.take()
         {
             instance.store.data_mut().begin(Arc::clone(call));
             instance.store.set_epoch_deadline(1);
@@ -197,7 +197,6 @@ impl Handler {
             store,
             guest,
             uses: 0,
-            idle_since: Instant::now(),
         })
     }
 
@@ -213,27 +212,12 @@ impl Handler {
         {
             return;
         }
-        instance.idle_since = Instant::now();
-        let mut warm = self.warm.lock().unwrap_or_else(PoisonError::into_inner);
-        warm.push(instance);
-    }
-
-    fn take_warm(&self) -> Option<Instance> {
-        let mut warm = self.warm.lock().unwrap_or_else(PoisonError::into_inner);
-        warm.pop()
+        self.warm.put(instance);
     }
 
     /// Lets go of instances that had nothing to do for a while.
     pub(super) fn sweep(&self, now: Instant) {
-        let mut warm = self.warm.lock().unwrap_or_else(PoisonError::into_inner);
-        // The ones used last are at the end; the idle ones leave from the front.
-        let fresh = warm.iter().position(|i| {
-            now.duration_since(i.idle_since) < self.spec.limits.reuse_idle.duration()
-        });
-        let count = fresh.unwrap_or(warm.len());
-        let idle: Vec<_> = warm.drain(..count).collect();
-        drop(warm);
-        drop(idle);
+        self.warm.sweep(now, self.spec.limits.reuse_idle.duration());
     }
 
     /// Brings one instance up and keeps it where that is of use.

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fleet_api::units::ByteSize;
 use rustix::time::{ClockId, clock_gettime};
 use wasmtime::ResourceLimiter;
+
+use super::engine::TICK;
 
 /// Bytes that one table element takes in the host.
 const TABLE_ELEMENT_BYTES: usize = 16;
@@ -143,21 +145,45 @@ impl ResourceLimiter for MemoryLimit {
     }
 }
 
-/// CPU time of one call: what its polls have used, measured on the thread that
-/// polls, so that neither waiting nor other work on the machine counts.
-#[derive(Debug, Default)]
+/// CPU time of one call: what its polls have used.
+///
+/// Asking the system for a thread's CPU time costs more than a short guest, so
+/// a poll is first timed by the clock on the wall, and counts as one tick at
+/// most. A poll that is still under way at the engine's next tick is from then
+/// on measured on its thread, so that neither waiting for a core nor other
+/// work on the machine counts.
+#[derive(Debug)]
 pub(super) struct CpuMeter {
     used_ns: AtomicU64,
+    zero: Instant,
+    /// When the poll began, in nanoseconds after `zero`.
     poll_start_ns: AtomicU64,
+    /// The thread's CPU time when the poll began; none before its first tick.
+    thread_start_ns: AtomicU64,
 }
 
+const NONE: u64 = u64::MAX;
+
 impl CpuMeter {
+    pub(super) fn new(zero: Instant) -> Self {
+        Self {
+            used_ns: AtomicU64::new(0),
+            zero,
+            poll_start_ns: AtomicU64::new(0),
+            thread_start_ns: AtomicU64::new(NONE),
+        }
+    }
+
     pub(super) fn poll_begins(&self) {
-        self.poll_start_ns.store(thread_cpu_ns(), Relaxed);
+        self.poll_start_ns.store(self.wall_ns(), Relaxed);
+        self.thread_start_ns.store(NONE, Relaxed);
     }
 
     pub(super) fn poll_ends(&self) {
-        let spent = thread_cpu_ns().saturating_sub(self.poll_start_ns.load(Relaxed));
+        let spent = match self.thread_start_ns.load(Relaxed) {
+            NONE => self.wall_spent_ns(),
+            start => thread_cpu_ns().saturating_sub(start),
+        };
         self.used_ns.fetch_add(spent, Relaxed);
     }
 
@@ -166,10 +192,27 @@ impl CpuMeter {
         Duration::from_nanos(self.used_ns.load(Relaxed))
     }
 
-    /// Used so far, asked from within a poll.
+    /// Used so far, asked at a tick within a poll.
     pub(super) fn used_within_poll(&self) -> Duration {
-        let spent = thread_cpu_ns().saturating_sub(self.poll_start_ns.load(Relaxed));
-        self.used() + Duration::from_nanos(spent)
+        let now = thread_cpu_ns();
+        let start = match self.thread_start_ns.load(Relaxed) {
+            NONE => {
+                let start = now.saturating_sub(self.wall_spent_ns());
+                self.thread_start_ns.store(start, Relaxed);
+                start
+            }
+            start => start,
+        };
+        self.used() + Duration::from_nanos(now.saturating_sub(start))
+    }
+
+    fn wall_ns(&self) -> u64 {
+        u64::try_from(self.zero.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    fn wall_spent_ns(&self) -> u64 {
+        let spent = self.wall_ns() - self.poll_start_ns.load(Relaxed);
+        spent.min(TICK.as_nanos() as u64)
     }
 }
 
@@ -219,12 +262,13 @@ mod tests {
 
     #[test]
     fn cpu_time_does_not_run_while_waiting() {
-        let meter = CpuMeter::default();
+        let meter = CpuMeter::new(Instant::now());
         meter.poll_begins();
         std::thread::sleep(Duration::from_millis(30));
         meter.poll_ends();
         assert!(meter.used() < Duration::from_millis(10));
         meter.poll_begins();
+        std::thread::sleep(Duration::from_millis(30));
         while meter.used_within_poll() < Duration::from_millis(20) {
             std::hint::spin_loop();
         }
