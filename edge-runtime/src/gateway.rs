@@ -13,6 +13,7 @@
 mod admin;
 mod body;
 mod dispatch;
+mod idle;
 mod listen;
 /// Answers that the runtime itself gives.
 pub mod reply;

@@ -22,12 +22,15 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Body;
+use super::idle::Idle;
 
 const MAX_CONNECTIONS: usize = 4096;
 /// How long a client may take for a request's head, and idle between requests.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a client may take to set TLS up.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a client has to notice that its connection ends.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 const MAX_HEADERS: usize = 128;
 /// Bytes of a request's head, and of what is read ahead of a body.
 const MAX_HEAD_BYTES: usize = 64 << 10;
@@ -114,7 +117,9 @@ impl Listener {
                 next = next => next,
                 () = stop.cancelled() => break,
             };
-            let (protocol, service, stop) = (Arc::clone(&protocol), service.clone(), stop.clone());
+            let (protocol, service) = (Arc::clone(&protocol), service.clone());
+            // A token of its own: all connections ask it at every turn.
+            let stop = stop.child_token();
             let tls = self.tls.clone();
             connections.spawn(async move {
                 let _place = place;
@@ -158,7 +163,8 @@ fn protocol() -> auto::Builder<TokioExecutor> {
     protocol
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
+        // A timer for each head costs as much as a small answer: see `Idle`.
+        .header_read_timeout(None)
         .max_headers(MAX_HEADERS)
         .max_buf_size(MAX_HEAD_BYTES)
         .pipeline_flush(true);
@@ -182,13 +188,25 @@ async fn connection<I, S, F>(
     S: Fn(Request<Incoming>) -> F + Send + Sync + 'static,
     F: Future<Output = Response<Body>> + Send + 'static,
 {
+    let idle = Arc::new(Idle::new(HEADER_TIMEOUT));
+    let counted = Arc::clone(&idle);
     let service = service_fn(move |request| {
-        let answer = service(request);
-        async move { Ok::<_, Infallible>(answer.await) }
+        let (answer, under_way) = (service(request), Idle::begin(&counted));
+        async move {
+            let answer = answer.await;
+            Ok::<_, Infallible>(answer.map(|body| body.holding(under_way)))
+        }
     });
     let mut serving = pin!(protocol.serve_connection(TokioIo::new(stream), service));
     let ended = tokio::select! {
+        biased;
         ended = serving.as_mut() => ended,
+        () = idle.for_long() => {
+            tracing::debug!("a connection is closed: no request came within the time for one");
+            serving.as_mut().graceful_shutdown();
+            let _ = timeout(LAST_WORDS, serving).await;
+            return;
+        }
         () = stop.cancelled() => {
             serving.as_mut().graceful_shutdown();
             match timeout(drain, serving).await {
