@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use fleet_api::deployment::{Allow, Isolation, Limits, Route};
@@ -20,6 +20,10 @@ use crate::gateway::{Admin, Gateway, Parts, Status, TlsFiles};
 use crate::handlers::{HandlerSpec, Handlers, HandlersConfig};
 use crate::models::{ModelSpec, Models, ModelsConfig};
 use crate::streams::{BufferConfig, Streams};
+
+mod watch;
+
+use watch::Watch;
 
 const DRAIN: Duration = Duration::from_secs(10);
 
@@ -61,6 +65,9 @@ pub struct ServeArgs {
     /// Requests at the same time for each handler.
     #[arg(long, value_name = "N", default_value_t = 128)]
     concurrency: u32,
+    /// Serve a component anew when its file changes.
+    #[arg(long)]
+    watch: bool,
     /// Component that takes every path but /v2 and /streams.
     #[arg(value_name = "FILE.wasm")]
     file: Option<PathBuf>,
@@ -111,6 +118,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
         },
         models.clone(),
     )?;
+    let watch = args.watch.then(|| Watch::new(args.components()));
     load_handlers(&handlers, &args).await?;
     let streams = match &args.data_dir {
         Some(folder) if !args.streams.is_empty() => {
@@ -131,6 +139,9 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
         });
         tokio::spawn(admin.serve(status, stop.clone()));
     }
+    if let Some(watch) = watch {
+        tokio::spawn(reload(handlers.clone(), args, watch));
+    }
     let parts = Parts {
         handlers,
         models,
@@ -141,6 +152,34 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
         tokio::task::spawn_blocking(move || streams.close()).await?;
     }
     Ok(())
+}
+
+impl ServeArgs {
+    fn components(&self) -> Vec<PathBuf> {
+        let routed = self.routes.iter().map(|Pair(_, file)| file.into());
+        routed.chain(self.file.clone()).collect()
+    }
+}
+
+/// Serves each new form of the components; one that cannot be served changes nothing.
+async fn reload(handlers: Handlers, args: ServeArgs, mut watch: Watch) {
+    loop {
+        watch.changed().await;
+        let start = Instant::now();
+        match load_handlers(&handlers, &args).await {
+            Ok(()) => {
+                let ms = start.elapsed().as_millis();
+                let serving = handlers.health().into_iter();
+                let serving = serving.map(|h| format!("{} {}", h.name, h.version));
+                let serving = serving.collect::<Vec<_>>().join(", ");
+                eprintln!("reloaded {serving} in {ms} ms");
+            }
+            Err(error) => eprintln!(
+                "not reloaded, the version before serves on: {}",
+                crate::chain(error.as_ref())
+            ),
+        }
+    }
 }
 
 async fn open_streams(folder: &Path, names: &[StreamName]) -> anyhow::Result<Streams> {

@@ -28,6 +28,8 @@ pub mod fleet;
 pub mod http;
 /// Child processes that never outlive their owner.
 pub mod process;
+/// `edge-runtime serve`.
+pub mod serve;
 /// Waiting for a condition.
 pub mod wait;
 
@@ -38,4 +40,5 @@ pub use edge::Edge;
 pub use edgectl::Edgectl;
 pub use fleet::Fleet;
 pub use process::Process;
+pub use serve::Serve;
 pub use wait::until;

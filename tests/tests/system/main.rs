@@ -15,4 +15,5 @@ mod refused_deployments;
 mod refused_starts;
 mod registry_clients;
 mod silence;
+mod watch;
 mod whole_way;
