@@ -2,7 +2,7 @@
 
 use std::io::{self, Read as _, Write as _};
 
-use serde::Serialize;
+use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
 use wasip2::http::types::{
     Fields, IncomingBody, IncomingRequest, OutgoingBody, OutgoingResponse, ResponseOutparam,
@@ -31,6 +31,31 @@ pub struct Request {
 }
 
 impl Request {
+    /// A request without headers and body, for tests of handlers.
+    #[must_use]
+    pub fn new(method: Method, path: &str) -> Self {
+        Self {
+            method,
+            path: path.to_owned(),
+            body: Vec::new(),
+            headers: Vec::new(),
+        }
+    }
+
+    /// The same request with this body.
+    #[must_use]
+    pub fn with_body(mut self, body: &[u8]) -> Self {
+        self.body = body.to_vec();
+        self
+    }
+
+    /// The same request with one more header.
+    #[must_use]
+    pub fn with_header(mut self, name: &str, value: &str) -> Self {
+        self.headers.push((name.to_owned(), value.into()));
+        self
+    }
+
     /// The first header of this name, if it is text.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
@@ -38,6 +63,47 @@ impl Request {
             .iter()
             .find(|(key, _)| key.eq_ignore_ascii_case(name))
             .and_then(|(_, value)| std::str::from_utf8(value).ok())
+    }
+
+    /// The route that led here, as it is deployed, such as `/lines/:line/*`.
+    #[must_use]
+    pub fn route(&self) -> Option<&str> {
+        self.header("x-edge-route")
+    }
+
+    /// A parameter of the deployed route, decoded.
+    #[must_use]
+    pub fn route_param(&self, name: &str) -> Option<String> {
+        let value = self.header(&format!("x-edge-param-{name}"))?;
+        let value = percent_encoding::percent_decode_str(value).decode_utf8();
+        value.ok().map(Into::into)
+    }
+
+    /// The path without query that the deployed route left open: what its
+    /// last `*` took, else the whole path.
+    #[must_use]
+    pub fn relative_path(&self) -> String {
+        match self.header("x-edge-rest") {
+            Some(rest) => format!("/{rest}"),
+            None => self.path.split('?').next().unwrap_or_default().to_owned(),
+        }
+    }
+
+    /// The first value of `name` in the query, decoded.
+    #[must_use]
+    pub fn query(&self, name: &str) -> Option<String> {
+        let (_, query) = self.path.split_once('?')?;
+        form_urlencoded::parse(query.as_bytes())
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.into_owned())
+    }
+
+    /// The body as JSON.
+    ///
+    /// # Errors
+    /// What is wrong and where.
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
+        serde_json::from_slice(&self.body)
     }
 }
 
@@ -58,6 +124,28 @@ impl Response {
             headers,
             body,
         }
+    }
+
+    /// Plain text.
+    #[must_use]
+    pub fn text(status: u16, text: impl Into<String>) -> Self {
+        Self::bytes(
+            status,
+            "text/plain; charset=utf-8",
+            text.into().into_bytes(),
+        )
+    }
+
+    /// Its status.
+    #[must_use]
+    pub fn status(&self) -> u16 {
+        self.status
+    }
+
+    /// Its body.
+    #[must_use]
+    pub fn body(&self) -> &[u8] {
+        &self.body
     }
 
     /// A value as JSON.
@@ -163,5 +251,23 @@ fn write(response: Response, response_out: ResponseOutparam) {
     };
     if written.is_ok() {
         let _ = OutgoingBody::finish(body, None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn route_parameters_and_query_are_decoded() {
+        let request = Request::new(Method::Get, "/lines/7%20b?unit=deg%20C&x=1&unit=K")
+            .with_header("x-edge-route", "/lines/:line")
+            .with_header("x-edge-param-line", "7%20b");
+        assert_eq!(request.route(), Some("/lines/:line"));
+        assert_eq!(request.route_param("line").as_deref(), Some("7 b"));
+        assert_eq!(request.route_param("other"), None);
+        assert_eq!(request.query("unit").as_deref(), Some("deg C"));
+        assert_eq!(request.query("y"), None);
+        assert_eq!(request.relative_path(), "/lines/7%20b");
     }
 }

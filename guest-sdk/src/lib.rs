@@ -1,8 +1,8 @@
 //! What a handler written in Rust needs beside the standard library.
 //!
 //! ```text
-//!   HTTP request ─► http::Handler ─┬─► model::Model   (wasi:nn)
-//!   stream batch ─► stream::Handler┘   config::value  (wasi:config)
+//!   HTTP request ─► http::Handler (router::Router) ─┬─► model::Model   (wasi:nn)
+//!   stream batch ─► stream::Handler ────────────────┘   config::value  (wasi:config)
 //! ```
 //!
 //! A guest is a `cdylib` for `wasm32-wasip2`. It implements [`http::Handler`]
@@ -12,6 +12,7 @@
 pub mod config;
 pub mod http;
 pub mod model;
+pub mod router;
 pub mod stream;
 
 #[doc(hidden)]

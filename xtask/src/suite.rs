@@ -93,7 +93,8 @@ pub(crate) fn test(checkout: &Checkout, all: bool) -> Result<()> {
         command::run(&mut cargo("build --workspace --all-targets --locked"))
     })?;
     steps.run("guest tests", || {
-        command::run(&mut guest("test --workspace --locked"))
+        command::run(&mut guest("test --workspace --locked"))?;
+        command::run(&mut guest("test --package guest-sdk --locked"))
     })?;
     steps.run("tests", || {
         let mut tests = cargo("test --workspace --locked");
