@@ -64,12 +64,37 @@ pub(crate) enum Command {
     /// Join tokens for new nodes.
     #[command(subcommand)]
     Token(TokenCommand),
+    /// Begin something new.
+    #[command(subcommand)]
+    New(NewCommand),
     /// Print a completion script for a shell.
     Completions {
         /// Which shell.
         #[arg(value_enum)]
         shell: clap_complete::Shell,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum NewCommand {
+    /// Make a project for a handler in a folder of its name.
+    Handler(NewHandlerArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NewHandlerArgs {
+    /// Name of the handler and of its folder.
+    pub(crate) name: Name,
+    /// Language that it is written in.
+    #[arg(long, value_enum, default_value = "rust")]
+    pub(crate) lang: Lang,
+}
+
+/// Languages that there are projects for.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub(crate) enum Lang {
+    /// Rust, with the guest SDK.
+    Rust,
 }
 
 #[derive(Debug, Args)]

@@ -14,6 +14,7 @@ mod nodes;
 mod output;
 mod push;
 mod registry;
+mod scaffold;
 mod session;
 mod token;
 
@@ -22,7 +23,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Parser;
 
-use crate::cli::{Cli, Command, DeleteCommand, TokenCommand};
+use crate::cli::{Cli, Command, DeleteCommand, NewCommand, TokenCommand};
 use crate::client::Client;
 use crate::session::Session;
 
@@ -55,6 +56,7 @@ async fn run(cli: Cli) -> Result<()> {
             nodes::delete(&client()?, &name, format).await
         }
         Command::Token(TokenCommand::Create(args)) => token::create(&client()?, args, format).await,
+        Command::New(NewCommand::Handler(args)) => scaffold::handler(&args, format),
         Command::Completions { shell } => cli::completions(shell),
     }
 }

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod changed_artifact;
+mod first_handler;
 mod fixtures;
 mod full_disk;
 mod joining;
