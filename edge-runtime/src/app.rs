@@ -18,6 +18,7 @@ use crate::gateway::{Admin, Gateway, Parts};
 use crate::handlers::{Handlers, HandlersConfig};
 use crate::health::NodeHealth;
 use crate::identity::Identity;
+use crate::keyvalue::KeyValue;
 use crate::models::{Models, ModelsConfig};
 use crate::processors::{self, Processors};
 use crate::streams::{BufferConfig, Streams};
@@ -44,11 +45,14 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             .map_or_else(|| ModelsConfig::default().permits, |n| n as usize),
         ..ModelsConfig::default()
     });
+    let folder = data.keyvalue();
+    let keyvalue = tokio::task::spawn_blocking(move || KeyValue::open(&folder)).await;
     let handlers = Handlers::start(
         HandlersConfig {
             cache_dir: Some(data.compiled()),
             max_instances: config.handlers.max_instances as usize,
             max_memory: config.handlers.max_memory.0,
+            keyvalue: Some(keyvalue.context("open the handlers' values")??),
         },
         models.clone(),
     )?;

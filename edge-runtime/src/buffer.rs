@@ -133,6 +133,9 @@ impl BufferError {
 /// A stream's number within the store.
 pub(crate) type StreamId = u32;
 
+/// Larger values would lie in files that sled never makes durable.
+pub(crate) const MAX_NOTE_BYTES: usize = sled_store::CHUNK_BYTES;
+
 /// A key and its value.
 pub(crate) type Note = (Vec<u8>, Vec<u8>);
 
@@ -152,13 +155,18 @@ pub(crate) struct Changes {
     pub remove: Vec<(StreamId, u64, usize)>,
     /// Frames to store: stream, first sequence, encoded frame.
     pub put: Vec<(StreamId, u64, Bytes)>,
-    /// Notes to write.
+    /// Keys of notes to remove. Applied before `notes`.
+    pub forget: Vec<Vec<u8>>,
+    /// Notes to write; a note is no larger than [`MAX_NOTE_BYTES`].
     pub notes: Vec<Note>,
 }
 
 impl Changes {
     pub(crate) fn is_empty(&self) -> bool {
-        self.remove.is_empty() && self.put.is_empty() && self.notes.is_empty()
+        self.remove.is_empty()
+            && self.put.is_empty()
+            && self.forget.is_empty()
+            && self.notes.is_empty()
     }
 }
 

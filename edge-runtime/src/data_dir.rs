@@ -130,6 +130,11 @@ impl DataDir {
         self.path.join("compiled")
     }
 
+    /// What handlers keep between calls.
+    pub fn keyvalue(&self) -> PathBuf {
+        self.path.join("keyvalue")
+    }
+
     /// Records that wait.
     pub fn buffer(&self) -> PathBuf {
         self.path.join("buffer")

@@ -71,6 +71,7 @@ use state::GuestState;
 use world::World;
 
 use crate::gateway::{Body, reply};
+use crate::keyvalue::KeyValue;
 use crate::models::Models;
 
 const PAGE_BYTES: u64 = 64 << 10;
@@ -92,6 +93,8 @@ pub struct HandlersConfig {
     pub max_instances: usize,
     /// Memory of all guests together in bytes. Default: half of the machine's, see [`half_of_memory`].
     pub max_memory: u64,
+    /// Where handlers keep values; none refuses it.
+    pub keyvalue: Option<KeyValue>,
 }
 
 impl Default for HandlersConfig {
@@ -100,6 +103,7 @@ impl Default for HandlersConfig {
             cache_dir: None,
             max_instances: 128,
             max_memory: half_of_memory(),
+            keyvalue: None,
         }
     }
 }
@@ -113,6 +117,7 @@ struct Shared {
     linker: Linker<GuestState>,
     compiler: Arc<Compiler>,
     models: Models,
+    keyvalue: Option<KeyValue>,
     client: Client,
     node: Node,
     table: ArcSwap<Table>,
@@ -190,6 +195,7 @@ impl Handlers {
             engine,
             linker,
             models,
+            keyvalue: config.keyvalue,
             client: Client::default(),
             node,
             table: ArcSwap::from_pointee(empty),
@@ -233,10 +239,12 @@ impl Handlers {
             });
         }
         let grant = Grant {
+            handler: spec.name.clone(),
             allow: spec.allow.clone(),
             origins,
             config: spec.config.clone(),
             models: shared.models.clone(),
+            keyvalue: shared.keyvalue.clone(),
             client: shared.client.clone(),
         };
         let node = shared.node.clone();

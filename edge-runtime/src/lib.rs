@@ -24,6 +24,7 @@ pub mod control;
 
 pub mod gateway;
 pub mod handlers;
+pub mod keyvalue;
 pub mod models;
 pub mod processors;
 

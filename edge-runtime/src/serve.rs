@@ -12,12 +12,14 @@ use anyhow::{Context as _, bail};
 use fleet_api::deployment::{Allow, Isolation, Limits, Route};
 use fleet_api::desired::StreamSpec;
 use fleet_api::ids::{Digest, Name, StreamName, Version};
+use fleet_api::units::ByteSize;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::stop_signal;
 use crate::gateway::{Admin, Gateway, Parts, Status, TlsFiles};
 use crate::handlers::{HandlerSpec, Handlers, HandlersConfig};
+use crate::keyvalue::KeyValue;
 use crate::models::{ModelSpec, Models, ModelsConfig};
 use crate::streams::{BufferConfig, Streams};
 
@@ -25,6 +27,8 @@ mod watch;
 
 use watch::Watch;
 
+/// What each handler may keep in wasi:keyvalue.
+const KEYVALUE_QUOTA: ByteSize = ByteSize(16 << 20);
 const DRAIN: Duration = Duration::from_secs(10);
 
 /// Serves handlers and models from files, without a control plane.
@@ -111,9 +115,17 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     };
     let models = Models::start(ModelsConfig::default());
     load_models(&models, &args.models).await?;
+    let keyvalue = match args.data_dir.as_ref().map(|dir| dir.join("keyvalue")) {
+        Some(folder) => {
+            let open = move || KeyValue::open(&folder);
+            Some(tokio::task::spawn_blocking(open).await??)
+        }
+        None => None,
+    };
     let handlers = Handlers::start(
         HandlersConfig {
             cache_dir: cache_dir(args.data_dir.as_deref()),
+            keyvalue,
             ..HandlersConfig::default()
         },
         models.clone(),
@@ -228,6 +240,7 @@ async fn load_handlers(handlers: &Handlers, args: &ServeArgs) -> anyhow::Result<
         models: model_names(&args.models)?,
         streams: args.streams.iter().cloned().collect(),
         http: args.allow_http.iter().cloned().collect(),
+        keyvalue: Some(KEYVALUE_QUOTA),
     };
     let mut names = BTreeSet::new();
     let mut prepared = Vec::with_capacity(wanted.len());

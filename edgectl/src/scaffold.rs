@@ -13,7 +13,7 @@ use crate::output::Format;
 type File = (&'static str, &'static str);
 
 /// The files of a Rust project; the guest SDK comes along, so that the project builds anywhere.
-const RUST: [File; 16] = [
+const RUST: [File; 20] = [
     (
         "Cargo.toml",
         include_str!("../templates/rust/Cargo.toml.txt"),
@@ -36,6 +36,11 @@ const RUST: [File; 16] = [
         include_str!("../../guest-sdk/src/http.rs"),
     ),
     (
+        "sdk/src/keyvalue.rs",
+        include_str!("../../guest-sdk/src/keyvalue.rs"),
+    ),
+    ("sdk/src/log.rs", include_str!("../../guest-sdk/src/log.rs")),
+    (
         "sdk/src/model.rs",
         include_str!("../../guest-sdk/src/model.rs"),
     ),
@@ -52,6 +57,14 @@ const RUST: [File; 16] = [
         include_str!("../../wit/capabilities.wit"),
     ),
     ("wit/processor.wit", include_str!("../../wit/processor.wit")),
+    (
+        "wit/deps/wasi-keyvalue-0.2.0-draft/package.wit",
+        include_str!("../../wit/deps/wasi-keyvalue-0.2.0-draft/package.wit"),
+    ),
+    (
+        "wit/deps/wasi-logging-0.1.0-draft/package.wit",
+        include_str!("../../wit/deps/wasi-logging-0.1.0-draft/package.wit"),
+    ),
     (
         "wit/deps/wasi-nn-0.2.0-rc-2024-10-28/package.wit",
         include_str!("../../wit/deps/wasi-nn-0.2.0-rc-2024-10-28/package.wit"),

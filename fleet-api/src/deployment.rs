@@ -155,6 +155,9 @@ pub struct Allow {
     pub streams: BTreeSet<StreamName>,
     /// Origins for outbound HTTP, such as `http://10.0.0.5:8080`.
     pub http: BTreeSet<String>,
+    /// Bytes that it may keep in wasi:keyvalue, keys and values together; none by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keyvalue: Option<ByteSize>,
 }
 
 /// A `[[model]]`.

@@ -2,7 +2,9 @@
 //!
 //! ```text
 //!   HTTP request ─► http::Handler (router::Router) ─┬─► model::Model   (wasi:nn)
-//!   stream batch ─► stream::Handler ────────────────┘   config::value  (wasi:config)
+//!   stream batch ─► stream::Handler ────────────────┤   config::value  (wasi:config)
+//!                                                     │   keyvalue::Bucket (wasi:keyvalue)
+//!                                                     └─► log::info    (wasi:logging)
 //! ```
 //!
 //! A guest is a `cdylib` for `wasm32-wasip2`. It implements [`http::Handler`]
@@ -11,6 +13,8 @@
 
 pub mod config;
 pub mod http;
+pub mod keyvalue;
+pub mod log;
 pub mod model;
 pub mod router;
 pub mod stream;

@@ -45,6 +45,8 @@ const PACKAGES: &[(&str, &[&str])] = &[
 const DRAFTS: &[(&str, &str)] = &[
     ("wasi:nn", "0.2.0-rc-2024-10-28"),
     ("wasi:config", "0.2.0-rc.1"),
+    ("wasi:keyvalue", "0.2.0-draft"),
+    ("wasi:logging", "0.1.0-draft"),
 ];
 
 /// Describes a component, or refuses it.
@@ -84,6 +86,7 @@ pub(super) fn describe(bytes: &[u8]) -> Result<String, ComponentRefusal> {
     let uses: Vec<_> = [
         "wasi:nn/",
         "wasi:config/",
+        "wasi:keyvalue/",
         "wasi:http/outgoing-handler",
         "wasi:http/client",
     ]

@@ -24,6 +24,9 @@ impl FrameStore for MemoryStore {
         for (stream, first, frame) in &changes.put {
             inner.frames.insert((*stream, *first), frame.clone());
         }
+        for key in &changes.forget {
+            inner.notes.remove(key);
+        }
         inner.notes.extend(changes.notes.iter().cloned());
         Ok(())
     }

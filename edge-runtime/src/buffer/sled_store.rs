@@ -140,6 +140,9 @@ impl FrameStore for SledStore {
                     chunk += 1;
                 }
             }
+            for key in &changes.forget {
+                batch.remove(note_key(key));
+            }
             for (key, value) in &changes.notes {
                 batch.insert(note_key(key), &value[..]);
             }

@@ -6,18 +6,24 @@
 //! - wasi:http, outbound to the allowed origins: [`outbound`]
 //! - wasi:config, the handler's own values: [`config`]
 //! - wasi:nn, the allowed models by name: [`nn`]
+//! - wasi:keyvalue, the handler's own values within its quota: [`keyvalue`]
+//! - wasi:logging, lines in the node's log: [`logging`]
 
 pub(super) mod config;
+pub(super) mod keyvalue;
+pub(super) mod logging;
 pub(super) mod nn;
 pub(super) mod outbound;
 
 use std::collections::BTreeMap;
 
 use fleet_api::deployment::Allow;
+use fleet_api::ids::Name;
 use wasmtime::component::{HasData, Linker};
 
 use self::outbound::Client;
 use super::state::GuestState;
+use crate::keyvalue::KeyValue;
 use crate::models::Models;
 
 /// The generated Rust face of wit/.
@@ -27,9 +33,15 @@ pub(super) mod bindings {
         world: "edge:runtime/capabilities",
         imports: {
             "wasi:nn/inference.[method]graph-execution-context.compute": async | trappable,
+            "wasi:keyvalue/store.[method]bucket.set": async | trappable,
+            "wasi:keyvalue/store.[method]bucket.delete": async | trappable,
+            "wasi:keyvalue/atomics.increment": async | trappable,
+            "wasi:keyvalue/batch.set-many": async | trappable,
+            "wasi:keyvalue/batch.delete-many": async | trappable,
             default: trappable,
         },
         with: {
+            "wasi:keyvalue/store.bucket": super::keyvalue::Bucket,
             "wasi:nn/tensor.tensor": super::nn::Tensor,
             "wasi:nn/graph.graph": super::nn::Graph,
             "wasi:nn/inference.graph-execution-context": super::nn::ExecutionContext,
@@ -41,10 +53,12 @@ pub(super) mod bindings {
 
 /// What one handler may reach, shared by all its instances.
 pub(super) struct Grant {
+    pub(super) handler: Name,
     pub(super) allow: Allow,
     pub(super) origins: outbound::Origins,
     pub(super) config: BTreeMap<String, String>,
     pub(super) models: Models,
+    pub(super) keyvalue: Option<KeyValue>,
     pub(super) client: Client,
 }
 
@@ -62,6 +76,8 @@ pub(super) fn linker(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<Guest
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
     wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
     config::add_to_linker(&mut linker)?;
+    keyvalue::add_to_linker(&mut linker)?;
+    logging::add_to_linker(&mut linker)?;
     nn::add_to_linker(&mut linker)?;
     Ok(linker)
 }

@@ -9,6 +9,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use fleet_api::ids::{Name, Version};
 use tokio::io::AsyncWrite;
+use tracing::Level;
 use wasmtime_wasi::async_trait;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError};
@@ -16,6 +17,7 @@ use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError};
 use super::stats::FaultKind;
 
 const MAX_LINE_BYTES: usize = 4096;
+const MAX_CONTEXT_BYTES: usize = 256;
 const BYTES_PER_SECOND: f64 = 64.0 * 1024.0;
 const BURST_BYTES: f64 = 256.0 * 1024.0;
 
@@ -53,6 +55,36 @@ impl LogShare {
             let (handler, version) = (self.handler.as_str(), self.version.as_str());
             let line = String::from_utf8_lossy(line);
             tracing::info!(target: "guest", handler, version, request_id, stream, "{line}");
+        }
+    }
+
+    /// A line that the guest logs itself.
+    pub(super) fn line(&self, level: Level, request_id: &str, context: &str, message: &str) {
+        let context = &context[..context.floor_char_boundary(MAX_CONTEXT_BYTES)];
+        let message = &message[..message.floor_char_boundary(MAX_LINE_BYTES)];
+        if !self.admit(context.len() + message.len()) {
+            return;
+        }
+        let (handler, version) = (self.handler.as_str(), self.version.as_str());
+        macro_rules! emit {
+            ($level:expr) => {
+                tracing::event!(target: "guest", $level, handler, version, request_id, context, "{message}")
+            };
+        }
+        match level {
+            Level::TRACE => emit!(Level::TRACE),
+            Level::DEBUG => emit!(Level::DEBUG),
+            Level::INFO => emit!(Level::INFO),
+            Level::WARN => emit!(Level::WARN),
+            Level::ERROR => emit!(Level::ERROR),
+        }
+    }
+
+    /// Tells what the guest was refused, and what would grant it.
+    pub(super) fn denied(&self, request_id: &str, what: &str) {
+        if self.admit(what.len()) {
+            let (handler, version) = (self.handler.as_str(), self.version.as_str());
+            tracing::warn!(handler, version, request_id, "a handler was denied: {what}");
         }
     }
 

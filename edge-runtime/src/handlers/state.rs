@@ -30,6 +30,7 @@ pub(super) struct GuestState {
     stdout: GuestLog,
     stderr: GuestLog,
     pub(super) memory: MemoryLimit,
+    pub(super) log: Arc<LogShare>,
     pub(super) grant: Arc<Grant>,
     pub(super) call: Arc<Call>,
     _alive: Alive,
@@ -68,6 +69,7 @@ impl GuestState {
             stderr,
             memory,
             _alive: alive,
+            log: Arc::clone(log),
             grant: Arc::clone(grant),
             call: Arc::clone(&call),
         };
@@ -89,6 +91,11 @@ impl GuestState {
         self.stdout.begin(&call.id);
         self.stderr.begin(&call.id);
         self.call = call;
+    }
+
+    /// Tells the operator what the guest was refused.
+    pub(super) fn denied(&self, what: &str) {
+        self.log.denied(&self.call.id, what);
     }
 
     pub(super) fn table(&mut self) -> &mut ResourceTable {

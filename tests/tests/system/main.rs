@@ -8,6 +8,7 @@ mod first_handler;
 mod fixtures;
 mod full_disk;
 mod joining;
+mod kept_values;
 mod killed;
 mod missing_library;
 mod offline;

@@ -50,7 +50,7 @@ fn takes_every_world_that_the_runtime_calls() {
 #[test]
 fn names_every_missing_import() {
     let bytes = component(&format!(
-        r#"(import "wasi:keyvalue/store@0.2.0-draft" (instance (export "open" (func))))
+        r#"(import "wasi:blobstore/container@0.2.0-draft" (instance (export "open" (func))))
         (import "acme:plc/read@1.0.0" (instance (export "read" (func))))
         (import "acme:plc/types@1.0.0" (instance (export "t" (type (sub resource)))))
         (import "wasi:config/store@0.2.0-rc.1" (instance (export "get" (func))))
@@ -59,7 +59,7 @@ fn names_every_missing_import() {
     ));
     assert_eq!(
         refusal(&bytes),
-        "the component imports what the runtime does not have: wasi:keyvalue/store@0.2.0-draft, acme:plc/read@1.0.0, naked"
+        "the component imports what the runtime does not have: wasi:blobstore/container@0.2.0-draft, acme:plc/read@1.0.0, naked"
     );
 }
 

@@ -144,7 +144,7 @@ async fn a_frame_that_is_missing_or_changed_in_the_store_becomes_a_gap() {
     let changes = crate::buffer::Changes {
         remove: vec![(1, 2, second.bytes.len())],
         put: vec![(1, 4, changed.into())],
-        notes: Vec::new(),
+        ..crate::buffer::Changes::default()
     };
     store
         .commit(&changes, crate::buffer::Durability::Durable)

@@ -1,0 +1,176 @@
+//! wasi:keyvalue over the node's store: each handler has its own values, and a
+//! quota for them.
+
+#![expect(
+    unreachable_pub,
+    reason = "the generated bindings re-export the resources"
+)]
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use fleet_api::ids::Name;
+use wasmtime::Result;
+use wasmtime::component::{Linker, Resource};
+
+use super::bindings::wasi::keyvalue::{atomics, batch, store};
+use super::{Grant, Host};
+use crate::handlers::state::GuestState;
+use crate::keyvalue::{KeyValue, KeyValueError};
+
+/// Keys on a page of `list-keys`.
+const PAGE: usize = 1000;
+
+/// A bucket that the guest has opened.
+pub struct Bucket {
+    grant: Arc<Grant>,
+    values: KeyValue,
+    quota: u64,
+    name: String,
+}
+
+type Outcome<T> = Result<std::result::Result<T, store::Error>>;
+
+pub(super) fn add_to_linker(linker: &mut Linker<GuestState>) -> Result<()> {
+    store::add_to_linker::<_, Host>(linker, |state| state)?;
+    atomics::add_to_linker::<_, Host>(linker, |state| state)?;
+    batch::add_to_linker::<_, Host>(linker, |state| state)
+}
+
+impl From<KeyValueError> for store::Error {
+    fn from(error: KeyValueError) -> Self {
+        Self::Other(error.to_string())
+    }
+}
+
+impl Bucket {
+    fn get(&self, key: &str) -> std::result::Result<Option<Vec<u8>>, store::Error> {
+        let value = self.values.get(self.handler(), &self.name, key)?;
+        Ok(value.map(|value| value.to_vec()))
+    }
+
+    fn handler(&self) -> &str {
+        self.grant.handler.as_str()
+    }
+}
+
+impl GuestState {
+    fn bucket(&mut self, this: &Resource<Bucket>) -> Result<&Bucket> {
+        Ok(self.table().get(this)?)
+    }
+
+    async fn write(
+        &mut self,
+        this: Resource<Bucket>,
+        changes: Vec<(String, Option<Bytes>)>,
+    ) -> Outcome<()> {
+        let bucket = self.bucket(&this)?;
+        let written = bucket
+            .values
+            .write(bucket.handler(), bucket.quota, &bucket.name, changes);
+        Ok(written.await.map_err(Into::into))
+    }
+}
+
+impl store::Host for GuestState {
+    fn open(&mut self, identifier: String) -> Outcome<Resource<Bucket>> {
+        if Name::new(identifier.as_str()).is_err() {
+            return Ok(Err(store::Error::NoSuchStore));
+        }
+        let grant = Arc::clone(&self.grant);
+        let Some(quota) = grant.allow.keyvalue else {
+            self.denied(
+                "wasi:keyvalue is not granted: give it a quota in the deployment's allow.keyvalue",
+            );
+            return Ok(Err(store::Error::AccessDenied));
+        };
+        let Some(values) = grant.keyvalue.clone() else {
+            self.denied("this runtime keeps no values: start it with --data-dir");
+            return Ok(Err(store::Error::AccessDenied));
+        };
+        let bucket = Bucket {
+            grant,
+            values,
+            quota: quota.0,
+            name: identifier,
+        };
+        Ok(Ok(self.table().push(bucket)?))
+    }
+}
+
+impl store::HostBucket for GuestState {
+    fn get(&mut self, this: Resource<Bucket>, key: String) -> Outcome<Option<Vec<u8>>> {
+        Ok(self.bucket(&this)?.get(&key))
+    }
+
+    async fn set(&mut self, this: Resource<Bucket>, key: String, value: Vec<u8>) -> Outcome<()> {
+        self.write(this, vec![(key, Some(value.into()))]).await
+    }
+
+    async fn delete(&mut self, this: Resource<Bucket>, key: String) -> Outcome<()> {
+        self.write(this, vec![(key, None)]).await
+    }
+
+    fn exists(&mut self, this: Resource<Bucket>, key: String) -> Outcome<bool> {
+        Ok(self.bucket(&this)?.get(&key).map(|value| value.is_some()))
+    }
+
+    fn list_keys(
+        &mut self,
+        this: Resource<Bucket>,
+        cursor: Option<u64>,
+    ) -> Outcome<store::KeyResponse> {
+        let bucket = self.bucket(&this)?;
+        let from = cursor.unwrap_or(0);
+        let page = bucket
+            .values
+            .keys(bucket.handler(), &bucket.name, from, PAGE);
+        let page = page.map(|(keys, cursor)| store::KeyResponse { keys, cursor });
+        Ok(page.map_err(Into::into))
+    }
+
+    fn drop(&mut self, this: Resource<Bucket>) -> Result<()> {
+        self.table().delete(this)?;
+        Ok(())
+    }
+}
+
+impl atomics::Host for GuestState {
+    async fn increment(&mut self, this: Resource<Bucket>, key: String, delta: u64) -> Outcome<u64> {
+        let bucket = self.bucket(&this)?;
+        let values = &bucket.values;
+        let sum = values.increment(bucket.handler(), bucket.quota, &bucket.name, key, delta);
+        Ok(sum.await.map_err(Into::into))
+    }
+}
+
+impl batch::Host for GuestState {
+    fn get_many(
+        &mut self,
+        this: Resource<Bucket>,
+        keys: Vec<String>,
+    ) -> Outcome<Vec<Option<(String, Vec<u8>)>>> {
+        let bucket = self.bucket(&this)?;
+        let values = keys.into_iter().map(|key| {
+            let value = bucket.get(&key)?;
+            Ok(value.map(|value| (key, value)))
+        });
+        Ok(values.collect())
+    }
+
+    async fn set_many(
+        &mut self,
+        this: Resource<Bucket>,
+        values: Vec<(String, Vec<u8>)>,
+    ) -> Outcome<()> {
+        let changes = values
+            .into_iter()
+            .map(|(key, value)| (key, Some(value.into())));
+        self.write(this, changes.collect()).await
+    }
+
+    async fn delete_many(&mut self, this: Resource<Bucket>, keys: Vec<String>) -> Outcome<()> {
+        let changes = keys.into_iter().map(|key| (key, None));
+        self.write(this, changes.collect()).await
+    }
+}
