@@ -2,17 +2,21 @@
 //!
 //! Rounds of compared programs alternate, so that a busy machine slows both; medians are told.
 
+mod handlers;
 mod inference;
 mod ingest;
 mod memory;
+mod native;
+mod plot;
 mod program;
 mod report;
 mod start;
-mod throughput;
+mod wrk;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+use crate::handlers::HandlersArgs;
 use crate::report::Report;
 
 /// Measures the edge runtime and the control plane on this machine.
@@ -32,7 +36,7 @@ struct Args {
     what: Option<What>,
 }
 
-#[derive(Debug, Clone, Copy, Subcommand)]
+#[derive(Debug, Clone, Subcommand)]
 enum What {
     /// Everything.
     Summary,
@@ -40,8 +44,14 @@ enum What {
     Memory,
     /// From the start of the process to its first answer.
     Start,
-    /// Requests per second of a small handler.
-    Throughput,
+    /// Requests per second through a handler.
+    Handlers(HandlersArgs),
+    /// Serves the limit that handlers are compared with.
+    #[command(hide = true)]
+    Native {
+        /// Address to listen on.
+        listen: std::net::SocketAddr,
+    },
     /// Time of an inference over HTTP.
     Inference,
     /// Records per second that are on disk before their answer.
@@ -55,22 +65,25 @@ async fn main() -> Result<()> {
         program::install_wasmtime().await?;
     }
     let (rounds, mut report) = (args.rounds.max(1), Report::new());
-    let asked = args.what.unwrap_or(What::Summary);
-    let wants = |what: fn(What) -> bool| matches!(asked, What::Summary) || what(asked);
-    if wants(|w| matches!(w, What::Memory)) {
-        memory::measure(rounds, &mut report).await?;
-    }
-    if wants(|w| matches!(w, What::Start)) {
-        start::measure(rounds, &mut report).await?;
-    }
-    if wants(|w| matches!(w, What::Throughput)) {
-        throughput::measure(rounds, &mut report).await?;
-    }
-    if wants(|w| matches!(w, What::Inference)) {
-        inference::measure(rounds, &mut report).await?;
-    }
-    if wants(|w| matches!(w, What::Ingest)) {
-        ingest::measure(rounds, &mut report).await?;
+    match args.what.unwrap_or(What::Summary) {
+        What::Native { listen } => return native::serve(listen).await,
+        What::Memory => memory::measure(rounds, &mut report).await?,
+        What::Start => start::measure(rounds, &mut report).await?,
+        What::Handlers(args) => handlers::measure(rounds, &args, &mut report).await?,
+        What::Inference => inference::measure(rounds, &mut report).await?,
+        What::Ingest => ingest::measure(rounds, &mut report).await?,
+        What::Summary => {
+            memory::measure(rounds, &mut report).await?;
+            start::measure(rounds, &mut report).await?;
+            let args = HandlersArgs {
+                seconds: 3,
+                connections: vec![32],
+                plot: None,
+            };
+            handlers::measure(rounds, &args, &mut report).await?;
+            inference::measure(rounds, &mut report).await?;
+            ingest::measure(rounds, &mut report).await?;
+        }
     }
     report.print(args.json.as_deref())
 }

@@ -50,6 +50,17 @@ impl Served {
         Ok(Some(new))
     }
 
+    /// Starts the server without guests, this program itself.
+    pub(crate) async fn native() -> Result<Self> {
+        let dir = tempfile::tempdir()?;
+        let address = free_address()?;
+        let program = std::env::current_exe()?;
+        let args = ["native", &address];
+        let mut new = Self::start(&program, &args, &address, "/", &dir.path().join("log")).await?;
+        new._dir = Some(dir);
+        Ok(new)
+    }
+
     async fn start(
         program: &Path,
         args: &[&str],

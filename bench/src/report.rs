@@ -46,7 +46,7 @@ impl Report {
             highest: rounds[rounds.len() - 1],
             rounds: rounds.len(),
         };
-        eprintln!("{what}: {:.1} {unit}", figure.median);
+        eprintln!("{what}: {} {unit}", short(figure.median));
         self.figures.push(figure);
     }
 
@@ -58,9 +58,9 @@ impl Report {
         for f in &self.figures {
             table.add_row([
                 f.what.clone(),
-                format!("{:.1} {}", f.median, f.unit),
-                format!("{:.1}", f.lowest),
-                format!("{:.1}", f.highest),
+                format!("{} {}", short(f.median), f.unit),
+                short(f.lowest),
+                short(f.highest),
                 f.rounds.to_string(),
             ]);
         }
@@ -69,6 +69,15 @@ impl Report {
             std::fs::write(path, serde_json::to_vec_pretty(self)?)?;
         }
         Ok(())
+    }
+}
+
+/// Three digits that count.
+fn short(value: f64) -> String {
+    match value {
+        v if v >= 100.0 => format!("{v:.0}"),
+        v if v >= 10.0 => format!("{v:.1}"),
+        v => format!("{v:.2}"),
     }
 }
 

@@ -46,10 +46,10 @@ async fn a_component_of_another_world_is_refused() {
 async fn all_missing_imports_are_named() {
     let more = r#"
         (import "fermyon:spin/key-value" (instance (export "open" (func (result u32)))))
-        (import "wasi:keyvalue/store@0.2.0-draft" (instance (export "open" (func (result u32)))))"#;
+        (import "wasi:blobstore/container@0.2.0-draft" (instance (export "open" (func (result u32)))))"#;
     insta::assert_snapshot!(
         refusal(&component_with(more, fixture::HELLO)).await,
-        @"link handler fixture: this runtime does not offer fermyon:spin/key-value, wasi:keyvalue/store@0.2.0-draft"
+        @"link handler fixture: this runtime does not offer fermyon:spin/key-value, wasi:blobstore/container@0.2.0-draft"
     );
 }
 
