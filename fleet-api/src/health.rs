@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Name, NodeId, StreamName, Version};
@@ -54,6 +56,25 @@ pub struct HandlerHealth {
     pub memory_bytes: u64,
     /// Requests under way.
     pub in_flight: u64,
+    /// Requests that wait for their turn.
+    #[serde(default)]
+    pub waiting: u64,
+    /// Instances that live, at work or warm.
+    #[serde(default)]
+    pub instances: u64,
+    /// CPU time of all calls in milliseconds.
+    #[serde(default)]
+    pub cpu_ms: u64,
+    /// Requests by HTTP status.
+    #[serde(default)]
+    pub statuses: BTreeMap<u16, u64>,
+    /// Calls that were stopped or turned away, by kind: `trap`, `timeout`, `cpu`, `memory`,
+    /// `response-body`, `node-memory`, `cancelled`, `busy`.
+    #[serde(default)]
+    pub faults: BTreeMap<String, u64>,
+    /// What stopped a guest the last time, with its innermost calls; cut at 2 KiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_fault: Option<String>,
 }
 
 /// Figures of one model version.

@@ -1,6 +1,8 @@
 //! Figures of one handler version.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,10 +14,18 @@ use crate::latency::{Histogram, RecentWindow};
 
 const WINDOW: Duration = Duration::from_secs(60);
 
+/// What is kept of a fault's text: a stack has up to 20 frames with long names.
+const FAULT_BYTES: usize = 16 << 10;
+/// What goes into each health message.
+const SHORT_FAULT_BYTES: usize = 2 << 10;
+
+/// Statuses that are counted, each for itself; a stranger one counts as the nearest.
+const STATUSES: RangeInclusive<u16> = 100..=599;
+
 /// How a call ended, as metrics name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ending {
-    /// With this class of HTTP status, 2 for 200 to 299; batches count as 2.
+    /// With this HTTP status; a batch counts as 200 or 500.
     Status(u16),
     /// The client went away first.
     Cancelled,
@@ -23,7 +33,8 @@ pub(super) enum Ending {
 
 #[derive(Debug)]
 pub(super) struct Stats {
-    by_class: [AtomicU64; 6],
+    /// One counter for each status from 100 to 599.
+    by_status: Box<[AtomicU64]>,
     cancelled: AtomicU64,
     refused: AtomicU64,
     traps: AtomicU64,
@@ -45,7 +56,7 @@ pub(super) struct Stats {
 impl Default for Stats {
     fn default() -> Self {
         Self {
-            by_class: Default::default(),
+            by_status: STATUSES.map(|_| AtomicU64::new(0)).collect(),
             cancelled: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             traps: AtomicU64::new(0),
@@ -104,8 +115,9 @@ impl Stats {
         self.in_flight.fetch_sub(1, Relaxed);
         match ending {
             Ending::Status(status) => {
-                let class = usize::from(status / 100).min(5);
-                self.by_class[class].fetch_add(1, Relaxed);
+                let (first, last) = (*STATUSES.start(), *STATUSES.end());
+                let place = status.clamp(first, last) - first;
+                self.by_status[usize::from(place)].fetch_add(1, Relaxed);
                 self.latency.record(took);
             }
             Ending::Cancelled => {
@@ -137,7 +149,7 @@ impl Stats {
         *self
             .last_fault
             .lock()
-            .unwrap_or_else(PoisonError::into_inner) = Some(text);
+            .unwrap_or_else(PoisonError::into_inner) = Some(cut(text, FAULT_BYTES));
     }
 
     /// The last fault with the guest's stack, if there was one.
@@ -152,33 +164,59 @@ impl Stats {
         &self.waiting
     }
 
-    fn faults(&self) -> u64 {
-        let all = [
-            &self.traps,
-            &self.timeouts,
-            &self.cpu_limits,
-            &self.memory_limits,
-            &self.response_bodies,
-        ];
-        all.iter().map(|counter| counter.load(Relaxed)).sum()
+    /// Calls that ended, by status.
+    fn statuses(&self) -> impl Iterator<Item = (u16, u64)> {
+        let counts = self.by_status.iter().map(|count| count.load(Relaxed));
+        STATUSES.zip(counts).filter(|(_, count)| *count > 0)
+    }
+
+    /// Calls that were stopped, by kind. The first five are the guest's own doing.
+    fn faults(&self) -> [(&'static str, u64); 8] {
+        [
+            ("trap", &self.traps),
+            ("timeout", &self.timeouts),
+            ("cpu", &self.cpu_limits),
+            ("memory", &self.memory_limits),
+            ("response-body", &self.response_bodies),
+            ("node-memory", &self.node_memory),
+            ("cancelled", &self.cancelled),
+            ("busy", &self.refused),
+        ]
+        .map(|(kind, count)| (kind, count.load(Relaxed)))
     }
 
     pub(super) fn health(&self, name: Name, version: Version) -> HandlerHealth {
         let recent = self.recent.look(&self.latency, Instant::now());
         let us = |q| u64::try_from(recent.quantile(q).as_micros()).unwrap_or(u64::MAX);
-        let requests = self.by_class.iter().map(|c| c.load(Relaxed)).sum();
+        let statuses: BTreeMap<_, _> = self.statuses().collect();
+        let faults = self.faults();
         HandlerHealth {
             name,
             version,
-            requests,
-            errors: self.by_class[5].load(Relaxed),
-            traps: self.faults(),
+            requests: statuses.values().sum(),
+            errors: statuses.range(500..).map(|(_, count)| count).sum(),
+            traps: faults[..5].iter().map(|(_, count)| count).sum(),
             p50_us: us(0.5),
             p99_us: us(0.99),
             memory_bytes: self.peak_memory.load(Relaxed),
             in_flight: self.in_flight.load(Relaxed),
+            waiting: self.waiting.load(Relaxed),
+            instances: self.instances.load(Relaxed),
+            cpu_ms: self.cpu_ns.load(Relaxed) / 1_000_000,
+            statuses,
+            faults: faults
+                .into_iter()
+                .filter(|(_, count)| *count > 0)
+                .map(|(kind, count)| (kind.to_owned(), count))
+                .collect(),
+            last_fault: self.last_fault().map(|text| cut(text, SHORT_FAULT_BYTES)),
         }
     }
+}
+
+fn cut(mut text: String, bytes: usize) -> String {
+    text.truncate(text.floor_char_boundary(bytes));
+    text
 }
 
 /// A figure without labels of its own: name, kind, help, value.
@@ -193,14 +231,13 @@ pub(super) fn render(out: &mut String, handlers: &[(String, &Stats)]) {
     family(
         "edge_handler_requests_total",
         "counter",
-        "Calls that ended, by class of status.",
+        "Calls that ended, by status.",
         &|out| {
             for (labels, stats) in handlers {
-                for (class, count) in stats.by_class.iter().enumerate().skip(1) {
-                    let count = count.load(Relaxed);
+                for (status, count) in stats.statuses() {
                     let _ = writeln!(
                         out,
-                        "edge_handler_requests_total{{{labels},status=\"{class}xx\"}} {count}"
+                        "edge_handler_requests_total{{{labels},status=\"{status}\"}} {count}"
                     );
                 }
             }
@@ -212,17 +249,7 @@ pub(super) fn render(out: &mut String, handlers: &[(String, &Stats)]) {
         "Calls that were stopped, by kind.",
         &|out| {
             for (labels, stats) in handlers {
-                for (kind, count) in [
-                    ("trap", &stats.traps),
-                    ("timeout", &stats.timeouts),
-                    ("cpu", &stats.cpu_limits),
-                    ("memory", &stats.memory_limits),
-                    ("node-memory", &stats.node_memory),
-                    ("response-body", &stats.response_bodies),
-                    ("cancelled", &stats.cancelled),
-                    ("busy", &stats.refused),
-                ] {
-                    let count = count.load(Relaxed);
+                for (kind, count) in stats.faults() {
                     let _ = writeln!(
                         out,
                         "edge_handler_faults_total{{{labels},kind=\"{kind}\"}} {count}"
