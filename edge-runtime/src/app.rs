@@ -45,6 +45,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             .map_or_else(|| ModelsConfig::default().permits, |n| n as usize),
         ..ModelsConfig::default()
     });
+    let (folder, buffer) = (data.buffer(), buffer_config(&config));
+    let streams = tokio::task::spawn_blocking(move || Streams::open(&folder, buffer))
+        .await
+        .context("open the buffer")??;
     let folder = data.keyvalue();
     let keyvalue = tokio::task::spawn_blocking(move || KeyValue::open(&folder)).await;
     let handlers = Handlers::start(
@@ -53,19 +57,17 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             max_instances: config.handlers.max_instances as usize,
             max_memory: config.handlers.max_memory.0,
             keyvalue: Some(keyvalue.context("open the handlers' values")??),
+            streams: Some(streams.clone()),
         },
         models.clone(),
     )?;
-    let (folder, buffer) = (data.buffer(), buffer_config(&config));
-    let streams = tokio::task::spawn_blocking(move || Streams::open(&folder, buffer))
-        .await
-        .context("open the buffer")??;
     let processors = Processors::new();
     let workload = Workload {
         handlers: handlers.clone(),
         models: models.clone(),
         streams: streams.clone(),
         processors: processors.clone(),
+        secrets: config.secrets.clone().unwrap_or_else(|| data.secrets()),
     };
     let client = identity.https().context("make an HTTPS client")?;
     let fetcher = Fetcher::new(client.clone(), identity.url.clone());

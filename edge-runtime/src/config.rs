@@ -30,6 +30,9 @@ pub struct Config {
     /// HTTPS instead of HTTP on the data plane.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsFiles>,
+    /// Folder of the handlers' secrets, a file each. Default: `secrets` in the data folder.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secrets: Option<PathBuf>,
     /// Handlers.
     pub handlers: HandlersSection,
     /// Models.
@@ -118,6 +121,7 @@ struct RawConfig {
     poll: Option<Span>,
     drain: Option<Span>,
     tls: Option<TlsFiles>,
+    secrets: Option<PathBuf>,
     handlers: RawHandlers,
     models: RawModels,
     buffer: RawBuffer,
@@ -156,6 +160,7 @@ impl RawConfig {
             poll: later.poll.or(self.poll),
             drain: later.drain.or(self.drain),
             tls: later.tls.or(self.tls),
+            secrets: later.secrets.or(self.secrets),
             handlers: RawHandlers {
                 max_instances: later.handlers.max_instances.or(self.handlers.max_instances),
                 max_memory: later.handlers.max_memory.or(self.handlers.max_memory),
@@ -186,6 +191,7 @@ impl RawConfig {
             poll: self.poll.unwrap_or(Span::from_ms(300_000)),
             drain: self.drain.unwrap_or(Span::from_ms(10_000)),
             tls: self.tls,
+            secrets: self.secrets,
             handlers: HandlersSection {
                 max_instances: self.handlers.max_instances.unwrap_or(128).max(1),
                 max_memory: self

@@ -10,6 +10,8 @@
 //!   state.json       desired states and the transaction between them
 //!   artifacts/       blobs by digest
 //!   compiled/        components compiled for this machine
+//!   keyvalue/        what handlers keep
+//!   secrets/         secrets of handlers, a file each; the operator's
 //!   buffer/          records that wait
 //! ```
 
@@ -133,6 +135,11 @@ impl DataDir {
     /// What handlers keep between calls.
     pub fn keyvalue(&self) -> PathBuf {
         self.path.join("keyvalue")
+    }
+
+    /// Secrets of handlers, where the configuration names no other folder.
+    pub fn secrets(&self) -> PathBuf {
+        self.path.join("secrets")
     }
 
     /// Records that wait.

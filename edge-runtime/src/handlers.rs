@@ -29,10 +29,12 @@ mod metered;
 mod processor;
 mod request;
 mod routes;
+mod secrets;
 mod state;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod trace;
 mod warm;
 mod world;
 
@@ -57,10 +59,11 @@ pub use handler::HandlerSpec;
 pub use machine::half_of_memory;
 pub use processor::{ProcessOutput, ProcessRecord};
 pub(crate) use request::REQUEST_ID;
+pub use secrets::Secrets;
 
 use cache::Cache;
 use capabilities::Grant;
-use capabilities::outbound::{Client, Origins};
+use capabilities::outbound::{Client, Origins, OutboundShare};
 use compile::Compiler;
 use engine::Engine;
 use handler::{Handler, Node};
@@ -73,6 +76,7 @@ use world::World;
 use crate::gateway::{Body, reply};
 use crate::keyvalue::KeyValue;
 use crate::models::Models;
+use crate::streams::Streams;
 
 const PAGE_BYTES: u64 = 64 << 10;
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
@@ -95,6 +99,8 @@ pub struct HandlersConfig {
     pub max_memory: u64,
     /// Where handlers keep values; none refuses it.
     pub keyvalue: Option<KeyValue>,
+    /// Where handlers keep records; none refuses it.
+    pub streams: Option<Streams>,
 }
 
 impl Default for HandlersConfig {
@@ -104,6 +110,7 @@ impl Default for HandlersConfig {
             max_instances: 128,
             max_memory: half_of_memory(),
             keyvalue: None,
+            streams: None,
         }
     }
 }
@@ -118,6 +125,7 @@ struct Shared {
     compiler: Arc<Compiler>,
     models: Models,
     keyvalue: Option<KeyValue>,
+    streams: Option<Streams>,
     client: Client,
     node: Node,
     table: ArcSwap<Table>,
@@ -196,6 +204,7 @@ impl Handlers {
             linker,
             models,
             keyvalue: config.keyvalue,
+            streams: config.streams,
             client: Client::default(),
             node,
             table: ArcSwap::from_pointee(empty),
@@ -221,6 +230,7 @@ impl Handlers {
             return Ok(PreparedHandler(Arc::clone(same)));
         }
         drop(serving);
+        spec.secrets.check(&spec.name)?;
         let origins = Origins::parse(spec.allow.http.iter().map(String::as_str))?;
         let component = shared
             .compiler
@@ -241,10 +251,16 @@ impl Handlers {
         let grant = Grant {
             handler: spec.name.clone(),
             allow: spec.allow.clone(),
-            origins,
+            outbound: OutboundShare::new(
+                origins,
+                spec.limits.outbound,
+                spec.limits.outbound_body.0,
+            ),
             config: spec.config.clone(),
+            secrets: spec.secrets.clone(),
             models: shared.models.clone(),
             keyvalue: shared.keyvalue.clone(),
+            streams: shared.streams.clone(),
             client: shared.client.clone(),
         };
         let node = shared.node.clone();

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::app::stop_signal;
 use crate::gateway::{Admin, Gateway, Parts, Status, TlsFiles};
-use crate::handlers::{HandlerSpec, Handlers, HandlersConfig};
+use crate::handlers::{HandlerSpec, Handlers, HandlersConfig, Secrets};
 use crate::keyvalue::KeyValue;
 use crate::models::{ModelSpec, Models, ModelsConfig};
 use crate::streams::{BufferConfig, Streams};
@@ -48,6 +48,9 @@ pub struct ServeArgs {
     /// Value that wasi:config answers; may be repeated.
     #[arg(long = "config", value_name = "K=V")]
     config: Vec<Pair>,
+    /// Value that wasi:config answers from a file; may be repeated.
+    #[arg(long = "secret", value_name = "K=FILE")]
+    secrets: Vec<Pair>,
     /// Origin that handlers may call, as in http://10.0.0.5:8080, or "all"; may be repeated.
     #[arg(long, value_name = "ORIGIN")]
     allow_http: Vec<String>,
@@ -122,22 +125,23 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
         }
         None => None,
     };
-    let handlers = Handlers::start(
-        HandlersConfig {
-            cache_dir: cache_dir(args.data_dir.as_deref()),
-            keyvalue,
-            ..HandlersConfig::default()
-        },
-        models.clone(),
-    )?;
-    let watch = args.watch.then(|| Watch::new(args.components()));
-    load_handlers(&handlers, &args).await?;
     let streams = match &args.data_dir {
         Some(folder) if !args.streams.is_empty() => {
             Some(open_streams(folder, &args.streams).await?)
         }
         _ => None,
     };
+    let handlers = Handlers::start(
+        HandlersConfig {
+            cache_dir: cache_dir(args.data_dir.as_deref()),
+            keyvalue,
+            streams: streams.clone(),
+            ..HandlersConfig::default()
+        },
+        models.clone(),
+    )?;
+    let watch = args.watch.then(|| Watch::new(args.components()));
+    load_handlers(&handlers, &args).await?;
     let stop = CancellationToken::new();
     let stopped = stop_signal().context("listen for signals")?;
     tokio::spawn(cancel_at(stopped, stop.clone()));
@@ -258,6 +262,7 @@ async fn load_handlers(handlers: &Handlers, args: &ServeArgs) -> anyhow::Result<
             },
             allow: allow.clone(),
             config: pairs(&args.config).collect::<BTreeMap<_, _>>(),
+            secrets: Secrets::from_files(pairs(&args.secrets).map(|(k, file)| (k, file.into()))),
             isolation: if args.reuse {
                 Isolation::Reuse
             } else {

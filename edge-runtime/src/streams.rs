@@ -26,6 +26,7 @@ mod rows;
 mod state;
 mod writer;
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -92,6 +93,12 @@ pub struct Appended {
 #[derive(Clone)]
 pub struct Streams {
     inner: Arc<Inner>,
+}
+
+impl std::fmt::Debug for Streams {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Streams(epoch {})", self.inner.shared.epoch)
+    }
 }
 
 struct Inner {
@@ -171,6 +178,17 @@ impl Streams {
         limit: usize,
     ) -> Result<Vec<Row>, AppendError> {
         self.rows(stream, from, limit).await
+    }
+
+    /// The sequences of `stream` that the node still holds: from the oldest up
+    /// to, without, the one that the next record will get.
+    ///
+    /// # Errors
+    /// [`AppendError::Unknown`] or [`AppendError::Removed`].
+    pub fn held(&self, stream: &str) -> Result<Range<u64>, AppendError> {
+        let shared = &self.inner.shared;
+        shared.spec(stream)?;
+        Ok(shared.state(stream).map_or(1..1, |s| s.low..s.next))
     }
 
     /// Moves `processor` past `upto` in `stream` and appends what it made of

@@ -13,7 +13,7 @@ use crate::output::Format;
 type File = (&'static str, &'static str);
 
 /// The files of a Rust project; the guest SDK comes along, so that the project builds anywhere.
-const RUST: [File; 20] = [
+const RUST: [File; 22] = [
     (
         "Cargo.toml",
         include_str!("../templates/rust/Cargo.toml.txt"),
@@ -45,6 +45,10 @@ const RUST: [File; 20] = [
         include_str!("../../guest-sdk/src/model.rs"),
     ),
     (
+        "sdk/src/outbound.rs",
+        include_str!("../../guest-sdk/src/outbound.rs"),
+    ),
+    (
         "sdk/src/router.rs",
         include_str!("../../guest-sdk/src/router.rs"),
     ),
@@ -57,6 +61,7 @@ const RUST: [File; 20] = [
         include_str!("../../wit/capabilities.wit"),
     ),
     ("wit/processor.wit", include_str!("../../wit/processor.wit")),
+    ("wit/streams.wit", include_str!("../../wit/streams.wit")),
     (
         "wit/deps/wasi-keyvalue-0.2.0-draft/package.wit",
         include_str!("../../wit/deps/wasi-keyvalue-0.2.0-draft/package.wit"),

@@ -89,6 +89,10 @@ pub struct HandlerEntry {
     /// What wasi:config answers.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub config: BTreeMap<String, String>,
+    /// What wasi:config answers too, from secrets of the node: the key that the
+    /// handler asks for, and the secret's name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub secrets: BTreeMap<String, Name>,
     /// Whether requests share instances.
     #[serde(default)]
     pub isolation: Isolation,
@@ -123,6 +127,10 @@ pub struct Limits {
     pub request_body: ByteSize,
     /// Size of a response's body. Default 256MiB.
     pub response_body: ByteSize,
+    /// Requests that all instances together have out at the same time. Default 32.
+    pub outbound: u32,
+    /// Size of each body of an outbound request, sent or received. Default 64MiB.
+    pub outbound_body: ByteSize,
     /// Requests that an instance serves before it is replaced, with isolation "reuse". Default 256.
     pub reuse_count: u32,
     /// How long an instance waits for its next request, with isolation "reuse". Default 30s.
@@ -138,6 +146,8 @@ impl Default for Limits {
             concurrency: 32,
             request_body: ByteSize(16 << 20),
             response_body: ByteSize(256 << 20),
+            outbound: 32,
+            outbound_body: ByteSize(64 << 20),
             reuse_count: 256,
             reuse_idle: Span::from_ms(30_000),
         }
@@ -151,7 +161,7 @@ impl Default for Limits {
 pub struct Allow {
     /// Models, by name, for wasi:nn.
     pub models: BTreeSet<Name>,
-    /// Streams it may append to.
+    /// Streams it may append to and read back.
     pub streams: BTreeSet<StreamName>,
     /// Origins for outbound HTTP, such as `http://10.0.0.5:8080`.
     pub http: BTreeSet<String>,
@@ -291,6 +301,14 @@ pub enum DeploymentError {
         /// The priority given.
         priority: u8,
     },
+    /// A value and a secret share a key.
+    #[error("handler {handler} has {key:?} in config and in secrets: keep one of them")]
+    ConfigAndSecret {
+        /// The handler.
+        handler: Name,
+        /// The key.
+        key: String,
+    },
     /// A limit that would refuse everything.
     #[error("handler {handler} has {limit} = 0: give at least 1, or leave it out for the default")]
     ZeroLimit {
@@ -333,6 +351,16 @@ impl Deployment {
                         limit,
                     });
                 }
+            }
+            if let Some(key) = handler
+                .secrets
+                .keys()
+                .find(|key| handler.config.contains_key(*key))
+            {
+                return Err(DeploymentError::ConfigAndSecret {
+                    handler: handler.name.clone(),
+                    key: key.clone(),
+                });
             }
             let Some(route) = &handler.route else {
                 let used =
@@ -472,6 +500,11 @@ processor = "anomaly:1.0.0"
         );
         let idle = format!("{LINE}[[handler]]\nname = \"other\"\nversion = \"1\"\n");
         assert!(refusal(&idle).contains("would never run"));
+        let both = LINE.replace("config =", "secrets = { threshold = \"plc\" }\nconfig =");
+        assert_eq!(
+            refusal(&both),
+            "handler inspect has \"threshold\" in config and in secrets: keep one of them"
+        );
         let selector = LINE.replace("site=plant-07,", "site==,");
         assert!(
             refusal(&selector).contains("selector term"),

@@ -48,6 +48,9 @@ pub struct DesiredHandler {
     pub allow: Allow,
     /// What wasi:config answers.
     pub config: BTreeMap<String, String>,
+    /// What wasi:config answers too: key and name of the node's secret.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub secrets: BTreeMap<String, Name>,
     /// Whether requests share instances.
     pub isolation: Isolation,
 }

@@ -1,6 +1,14 @@
-//! Stream processors: batches of records in, records out.
+//! Stream processors: batches of records in, records out; and streams from any
+//! handler: [`append`] adds to one, [`read`] and [`held`] look back.
+//!
+//! The deployment grants the streams: `allow = { streams = ["inspections"] }`.
+
+use std::fmt;
 
 use serde::Serialize;
+
+use crate::capabilities::edge::runtime::streams;
+pub use crate::capabilities::edge::runtime::streams::{Position, Window};
 
 /// The bindings of `wit/processor.wit`.
 #[doc(hidden)]
@@ -32,6 +40,87 @@ impl Output {
             value,
         })
     }
+}
+
+/// Why records were not added, or not given; the text says what to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StreamError {
+    /// The deployment does not grant the stream.
+    Denied(String),
+    /// The node has no such stream.
+    Unknown(String),
+    /// Stream, disk or queue are full: try again later.
+    Full(String),
+    /// More than can be taken at once.
+    TooLarge(String),
+    /// Another reason.
+    Other(String),
+}
+
+impl fmt::Display for StreamError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Denied(text)
+        | Self::Unknown(text)
+        | Self::Full(text)
+        | Self::TooLarge(text)
+        | Self::Other(text)) = self;
+        f.write_str(text)
+    }
+}
+
+impl std::error::Error for StreamError {}
+
+impl From<streams::Error> for StreamError {
+    fn from(error: streams::Error) -> Self {
+        match error {
+            streams::Error::AccessDenied(text) => Self::Denied(text),
+            streams::Error::NoSuchStream(text) => Self::Unknown(text),
+            streams::Error::Full(text) => Self::Full(text),
+            streams::Error::TooLarge(text) => Self::TooLarge(text),
+            streams::Error::Other(text) => Self::Other(text),
+        }
+    }
+}
+
+/// Adds one value as JSON to `stream`; it is on the node's disk once this returns.
+///
+/// # Errors
+/// [`StreamError`]; then nothing was added.
+pub fn append(stream: &str, value: &impl Serialize) -> Result<Position, StreamError> {
+    append_all(stream, std::slice::from_ref(value))
+}
+
+/// Adds values as JSON to `stream`, in order and all or none; they are on the
+/// node's disk once this returns.
+///
+/// # Errors
+/// [`StreamError`]; then nothing was added.
+pub fn append_all(stream: &str, values: &[impl Serialize]) -> Result<Position, StreamError> {
+    let records = values.iter().map(|value| {
+        let value = serde_json::to_vec(value)?;
+        let encoding = Encoding::Json;
+        Ok(streams::NewRecord { encoding, value })
+    });
+    let records: serde_json::Result<Vec<_>> = records.collect();
+    let records = records.map_err(|error| StreamError::Other(error.to_string()))?;
+    Ok(streams::append(stream, &records)?)
+}
+
+/// Records of `stream` that the node still holds, from sequence `from` on, at
+/// most `limit` and 1000. Empty when there is no more yet.
+///
+/// # Errors
+/// [`StreamError`]
+pub fn read(stream: &str, from: u64, limit: u32) -> Result<Vec<Record>, StreamError> {
+    Ok(streams::read(stream, from, limit)?)
+}
+
+/// The sequences of `stream` that the node still holds.
+///
+/// # Errors
+/// [`StreamError`]
+pub fn held(stream: &str) -> Result<Window, StreamError> {
+    Ok(streams::held(stream)?)
 }
 
 /// Exports a type that implements [`stream::Handler`](Handler) as

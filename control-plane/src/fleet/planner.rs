@@ -151,6 +151,7 @@ fn handlers(deployment: &Deployment) -> BTreeMap<Name, HandlerEntry> {
                 limits: Limits::default(),
                 allow: Allow::default(),
                 config: BTreeMap::new(),
+                secrets: BTreeMap::new(),
                 isolation: Isolation::default(),
             });
     }
@@ -179,6 +180,7 @@ fn part(deployment: &Deployment, artifacts: &Catalogue) -> Content {
                 limits: entry.limits,
                 allow: entry.allow,
                 config: entry.config,
+                secrets: entry.secrets,
                 isolation: entry.isolation,
             },
         );

@@ -87,6 +87,7 @@ pub(super) fn describe(bytes: &[u8]) -> Result<String, ComponentRefusal> {
         "wasi:nn/",
         "wasi:config/",
         "wasi:keyvalue/",
+        "edge:runtime/streams",
         "wasi:http/outgoing-handler",
         "wasi:http/client",
     ]

@@ -1,3 +1,5 @@
+use std::path::PathBuf;
+
 use fleet_api::artifact::PinnedArtifact;
 use fleet_api::desired::{Desired, DesiredHandler, DesiredModel};
 use fleet_api::reported::ArtifactState;
@@ -21,6 +23,8 @@ pub struct Workload {
     pub streams: Streams,
     /// Handlers that work on streams.
     pub processors: Processors,
+    /// Folder of the node's secrets.
+    pub secrets: PathBuf,
 }
 
 /// What serves, each part beside the wish that it came from.
@@ -195,7 +199,7 @@ impl Workload {
     ) -> Result<PreparedHandler, PrepareError> {
         let artifact = &wish.artifact;
         let path = verified(store, artifact).await?;
-        let spec = HandlerSpec::from_desired(wish, path);
+        let spec = HandlerSpec::from_desired(wish, path, &self.secrets);
         Ok(self.handlers.prepare(spec).await?)
     }
 }

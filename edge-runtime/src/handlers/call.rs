@@ -10,6 +10,7 @@ use http::Response;
 use http_body_util::combinators::UnsyncBoxBody;
 
 use super::limits::{CpuMeter, Exceeded};
+use super::trace::Trace;
 
 /// A response body as the guest writes it.
 pub(super) type GuestBody = UnsyncBoxBody<Bytes, wasmtime_wasi_http::Error>;
@@ -21,6 +22,8 @@ pub(super) type Answer = Result<Response<GuestBody>, String>;
 pub(super) struct Call {
     /// The request's id, for logs.
     pub(super) id: String,
+    /// The trace that it belongs to.
+    pub(super) trace: Trace,
     pub(super) cpu: CpuMeter,
     cpu_limit: Duration,
     /// When the call has to be over.
@@ -39,6 +42,7 @@ impl Call {
         let timeout = limits.timeout.duration();
         Self {
             id,
+            trace: Trace::default(),
             cpu: CpuMeter::new(now),
             cpu_limit: limits.cpu.duration(),
             deadline: now + timeout,
@@ -47,6 +51,11 @@ impl Call {
             too_large: AtomicBool::new(false),
             body_ended: AtomicBool::new(false),
         }
+    }
+
+    /// The same call as a part of `trace`.
+    pub(super) fn within(self, trace: Trace) -> Self {
+        Self { trace, ..self }
     }
 
     /// Asked at every epoch that passes while the guest computes.

@@ -4,16 +4,18 @@
 //! - WASI 0.2 and 0.3 whole, with nothing granted: no files, no sockets, no
 //!   environment but the handler's own; clocks and random numbers work
 //! - wasi:http, outbound to the allowed origins: [`outbound`]
-//! - wasi:config, the handler's own values: [`config`]
+//! - wasi:config, the handler's own values and its secrets: [`config`]
 //! - wasi:nn, the allowed models by name: [`nn`]
 //! - wasi:keyvalue, the handler's own values within its quota: [`keyvalue`]
 //! - wasi:logging, lines in the node's log: [`logging`]
+//! - edge:runtime/streams, the allowed streams: [`streams`]
 
 pub(super) mod config;
 pub(super) mod keyvalue;
 pub(super) mod logging;
 pub(super) mod nn;
 pub(super) mod outbound;
+pub(super) mod streams;
 
 use std::collections::BTreeMap;
 
@@ -21,10 +23,12 @@ use fleet_api::deployment::Allow;
 use fleet_api::ids::Name;
 use wasmtime::component::{HasData, Linker};
 
-use self::outbound::Client;
+use self::outbound::{Client, OutboundShare};
+use super::secrets::Secrets;
 use super::state::GuestState;
 use crate::keyvalue::KeyValue;
 use crate::models::Models;
+use crate::streams::Streams;
 
 /// The generated Rust face of wit/.
 pub(super) mod bindings {
@@ -38,9 +42,12 @@ pub(super) mod bindings {
             "wasi:keyvalue/atomics.increment": async | trappable,
             "wasi:keyvalue/batch.set-many": async | trappable,
             "wasi:keyvalue/batch.delete-many": async | trappable,
+            "edge:runtime/streams.append": async | trappable,
+            "edge:runtime/streams.read": async | trappable,
             default: trappable,
         },
         with: {
+            "edge:runtime/records": crate::handlers::processor::bindings::edge::runtime::records,
             "wasi:keyvalue/store.bucket": super::keyvalue::Bucket,
             "wasi:nn/tensor.tensor": super::nn::Tensor,
             "wasi:nn/graph.graph": super::nn::Graph,
@@ -55,10 +62,12 @@ pub(super) mod bindings {
 pub(super) struct Grant {
     pub(super) handler: Name,
     pub(super) allow: Allow,
-    pub(super) origins: outbound::Origins,
+    pub(super) outbound: OutboundShare,
     pub(super) config: BTreeMap<String, String>,
     pub(super) models: Models,
     pub(super) keyvalue: Option<KeyValue>,
+    pub(super) streams: Option<Streams>,
+    pub(super) secrets: Secrets,
     pub(super) client: Client,
 }
 
@@ -79,5 +88,6 @@ pub(super) fn linker(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<Guest
     keyvalue::add_to_linker(&mut linker)?;
     logging::add_to_linker(&mut linker)?;
     nn::add_to_linker(&mut linker)?;
+    streams::add_to_linker(&mut linker)?;
     Ok(linker)
 }

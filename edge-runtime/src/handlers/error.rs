@@ -112,6 +112,20 @@ pub enum HandlerError {
         /// What happened.
         reason: String,
     },
+    /// A secret of the handler is not on the node.
+    #[error(
+        "start handler {handler}: its secret {key:?} cannot be read from {path}: put it there on this node"
+    )]
+    Secret {
+        /// The handler.
+        handler: Name,
+        /// What the handler asks for.
+        key: String,
+        /// The secret's file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
     /// An origin in `allow.http` cannot be understood.
     #[error(transparent)]
     Origin(#[from] OriginError),

@@ -14,6 +14,7 @@ use wasmtime_wasi::async_trait;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError};
 
+use super::call::Call;
 use super::stats::FaultKind;
 
 const MAX_LINE_BYTES: usize = 4096;
@@ -50,25 +51,27 @@ impl LogShare {
         })
     }
 
-    fn emit(&self, request_id: &str, stream: &'static str, line: &[u8]) {
+    fn emit(&self, call: &Call, stream: &'static str, line: &[u8]) {
         if self.admit(line.len()) {
             let (handler, version) = (self.handler.as_str(), self.version.as_str());
             let line = String::from_utf8_lossy(line);
-            tracing::info!(target: "guest", handler, version, request_id, stream, "{line}");
+            let (request_id, trace_id) = (call.id.as_str(), call.trace.id());
+            tracing::info!(target: "guest", handler, version, request_id, trace_id, stream, "{line}");
         }
     }
 
     /// A line that the guest logs itself.
-    pub(super) fn line(&self, level: Level, request_id: &str, context: &str, message: &str) {
+    pub(super) fn line(&self, level: Level, call: &Call, context: &str, message: &str) {
         let context = &context[..context.floor_char_boundary(MAX_CONTEXT_BYTES)];
         let message = &message[..message.floor_char_boundary(MAX_LINE_BYTES)];
         if !self.admit(context.len() + message.len()) {
             return;
         }
         let (handler, version) = (self.handler.as_str(), self.version.as_str());
+        let (request_id, trace_id) = (call.id.as_str(), call.trace.id());
         macro_rules! emit {
             ($level:expr) => {
-                tracing::event!(target: "guest", $level, handler, version, request_id, context, "{message}")
+                tracing::event!(target: "guest", $level, handler, version, request_id, trace_id, context, "{message}")
             };
         }
         match level {
@@ -147,7 +150,8 @@ pub(super) struct GuestLog(Arc<Mutex<Lines>>);
 struct Lines {
     share: Arc<LogShare>,
     stream: &'static str,
-    request_id: String,
+    /// The call that the next lines belong to; none before the first.
+    call: Option<Arc<Call>>,
     partial: Vec<u8>,
 }
 
@@ -156,17 +160,16 @@ impl GuestLog {
         Self(Arc::new(Mutex::new(Lines {
             share,
             stream,
-            request_id: String::new(),
+            call: None,
             partial: Vec::new(),
         })))
     }
 
-    /// Names the request that the next lines belong to.
-    pub(super) fn begin(&self, request_id: &str) {
+    /// Names the call that the next lines belong to.
+    pub(super) fn begin(&self, call: &Arc<Call>) {
         let mut lines = self.lines();
         lines.flush();
-        lines.request_id.clear();
-        lines.request_id.push_str(request_id);
+        lines.call = Some(Arc::clone(call));
     }
 
     fn lines(&self) -> std::sync::MutexGuard<'_, Lines> {
@@ -191,11 +194,12 @@ impl Lines {
     }
 
     fn flush(&mut self) {
-        if !self.partial.is_empty() {
-            self.share
-                .emit(&self.request_id, self.stream, &self.partial);
-            self.partial.clear();
+        if let Some(call) = &self.call
+            && !self.partial.is_empty()
+        {
+            self.share.emit(call, self.stream, &self.partial);
         }
+        self.partial.clear();
     }
 }
 

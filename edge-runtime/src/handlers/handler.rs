@@ -1,7 +1,7 @@
 //! One handler version that is ready to serve: linked, tried, with its limits.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -18,6 +18,7 @@ use super::guest_log::LogShare;
 use super::limits::{MemoryLimit, NodeMemory};
 use super::long_work::LongWork;
 use super::metered::Metered;
+use super::secrets::Secrets;
 use super::state::GuestState;
 use super::stats::{Alive, Stats};
 use super::warm::Warm;
@@ -48,6 +49,8 @@ pub struct HandlerSpec {
     pub allow: Allow,
     /// What wasi:config answers.
     pub config: BTreeMap<String, String>,
+    /// What wasi:config answers too, from files of the node.
+    pub secrets: Secrets,
     /// Whether calls share instances.
     pub isolation: Isolation,
     /// Its environment variables.
@@ -55,8 +58,9 @@ pub struct HandlerSpec {
 }
 
 impl HandlerSpec {
-    /// A handler of the desired state, whose component lies in `path`.
-    pub fn from_desired(desired: &DesiredHandler, path: PathBuf) -> Self {
+    /// A handler of the desired state, whose component lies in `path` and whose
+    /// secrets lie in the folder `secrets`.
+    pub fn from_desired(desired: &DesiredHandler, path: PathBuf, secrets: &Path) -> Self {
         Self {
             name: desired.artifact.name.clone(),
             version: desired.artifact.version.clone(),
@@ -66,6 +70,7 @@ impl HandlerSpec {
             limits: desired.limits.clone(),
             allow: desired.allow.clone(),
             config: desired.config.clone(),
+            secrets: Secrets::in_folder(secrets, &desired.secrets),
             isolation: desired.isolation,
             env: Vec::new(),
         }

@@ -149,11 +149,7 @@ impl From<ProcessRecord> for wit::Record {
         Self {
             sequence: record.sequence,
             time_ms: record.time_ms,
-            encoding: match record.encoding {
-                Encoding::Json => wit::Encoding::Json,
-                Encoding::Cbor => wit::Encoding::Cbor,
-                Encoding::Bytes => wit::Encoding::Bytes,
-            },
+            encoding: to_wit(record.encoding),
             value: record.value.to_vec(),
         }
     }
@@ -163,12 +159,24 @@ impl From<wit::Output> for ProcessOutput {
     fn from(output: wit::Output) -> Self {
         Self {
             stream: output.stream,
-            encoding: match output.encoding {
-                wit::Encoding::Json => Encoding::Json,
-                wit::Encoding::Cbor => Encoding::Cbor,
-                wit::Encoding::Bytes => Encoding::Bytes,
-            },
+            encoding: from_wit(output.encoding),
             value: output.value.into(),
         }
+    }
+}
+
+pub(super) fn to_wit(encoding: Encoding) -> wit::Encoding {
+    match encoding {
+        Encoding::Json => wit::Encoding::Json,
+        Encoding::Cbor => wit::Encoding::Cbor,
+        Encoding::Bytes => wit::Encoding::Bytes,
+    }
+}
+
+pub(super) fn from_wit(encoding: wit::Encoding) -> Encoding {
+    match encoding {
+        wit::Encoding::Json => Encoding::Json,
+        wit::Encoding::Cbor => Encoding::Cbor,
+        wit::Encoding::Bytes => Encoding::Bytes,
     }
 }

@@ -30,6 +30,7 @@ use super::handler::Handler;
 use super::metered::{Failed, Metered};
 use super::state::GuestState;
 use super::stats::FaultKind;
+use super::trace::Trace;
 use super::world::Guest;
 use crate::gateway::{Body, reply};
 
@@ -41,7 +42,7 @@ pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id"
 const WHOLE_BYTES: usize = 64 << 10;
 
 /// Serves one request.
-pub(super) async fn respond<B>(handler: Arc<Handler>, request: Request<B>) -> Response<Body>
+pub(super) async fn respond<B>(handler: Arc<Handler>, mut request: Request<B>) -> Response<Body>
 where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Error>,
@@ -63,7 +64,9 @@ where
     };
     let id = request.headers().get(REQUEST_ID);
     let id = id.and_then(|id| id.to_str().ok()).unwrap_or("-");
-    let call = Arc::new(Call::new(id.to_owned(), limits, started));
+    let id = id.to_owned();
+    let trace = Trace::take_from(request.headers_mut());
+    let call = Arc::new(Call::new(id, limits, started).within(trace));
     let request = request.map(|body| RequestBody::new(body, limits.request_body.0, &call));
     let work = {
         let (handler, call) = (Arc::clone(&handler), Arc::clone(&call));

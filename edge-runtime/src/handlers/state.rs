@@ -64,6 +64,8 @@ impl GuestState {
             table,
             outbound: Outbound {
                 grant: Arc::clone(grant),
+                log: Arc::clone(log),
+                call: Arc::clone(&call),
             },
             stdout,
             stderr,
@@ -88,8 +90,9 @@ impl GuestState {
 
     /// Ties what the instance does next to `call`.
     pub(super) fn begin(&mut self, call: Arc<Call>) {
-        self.stdout.begin(&call.id);
-        self.stderr.begin(&call.id);
+        self.stdout.begin(&call);
+        self.stderr.begin(&call);
+        self.outbound.call = Arc::clone(&call);
         self.call = call;
     }
 

@@ -88,6 +88,7 @@ fn spec(digest: Digest, path: PathBuf) -> HandlerSpec {
         limits: Limits::default(),
         allow: Allow::default(),
         config: Default::default(),
+        secrets: Default::default(),
         isolation: Isolation::PerRequest,
         env: Vec::new(),
     }

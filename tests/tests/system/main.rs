@@ -16,6 +16,7 @@ mod refused_artifacts;
 mod refused_deployments;
 mod refused_starts;
 mod registry_clients;
+mod relay;
 mod silence;
 mod watch;
 mod whole_way;

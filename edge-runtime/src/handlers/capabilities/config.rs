@@ -1,4 +1,6 @@
-//! wasi:config: the values that the deployment gives the handler.
+//! wasi:config: the values that the deployment gives the handler, and its
+//! secrets. A secret is given for its key alone and is not in the list of all
+//! values, which a handler may print.
 
 use wasmtime::Result;
 use wasmtime::component::Linker;
@@ -13,7 +15,14 @@ pub(super) fn add_to_linker(linker: &mut Linker<GuestState>) -> Result<()> {
 
 impl store::Host for GuestState {
     fn get(&mut self, key: String) -> Result<Result<Option<String>, store::Error>> {
-        Ok(Ok(self.grant.config.get(&key).cloned()))
+        match self.grant.secrets.value(&key) {
+            Some(secret) => Ok(secret.map(Some).map_err(|error| {
+                let reason = format!("secret {key:?} cannot be read: {error}");
+                self.denied(&reason);
+                store::Error::Io(reason)
+            })),
+            None => Ok(Ok(self.grant.config.get(&key).cloned())),
+        }
     }
 
     fn get_all(&mut self) -> Result<Result<Vec<(String, String)>, store::Error>> {

@@ -21,7 +21,7 @@ impl logging::Host for GuestState {
             logging::Level::Warn => Level::WARN,
             logging::Level::Error | logging::Level::Critical => Level::ERROR,
         };
-        self.log.line(level, &self.call.id, &context, &message);
+        self.log.line(level, &self.call, &context, &message);
         Ok(())
     }
 }
