@@ -29,7 +29,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Serve a component without a control plane.
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
     /// Run as a node of a fleet.
     Run(RunArgs),
     /// Join a control plane with a join token.

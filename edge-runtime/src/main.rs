@@ -33,7 +33,7 @@ fn main() -> ExitCode {
 
 async fn run(command: Command) -> anyhow::Result<()> {
     match command {
-        Command::Serve(args) => serve::run(args).await?,
+        Command::Serve(args) => serve::run(*args).await?,
         Command::Run(args) => app::run(Config::load(&args.config, args.overrides())?).await?,
         Command::Enroll(args) => {
             let data = DataDir::open(&args.data_dir)?;
