@@ -15,6 +15,7 @@ pub mod cli;
 pub mod config;
 pub mod data_dir;
 pub mod identity;
+pub mod log;
 
 pub mod app;
 pub mod serve;

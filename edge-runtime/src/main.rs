@@ -1,18 +1,17 @@
 //! The edge runtime's binary: arguments, logging, one command, an exit code.
 
-use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Parser as _;
 use edge_runtime::cli::{Cli, Command};
 use edge_runtime::config::Config;
-use edge_runtime::{app, data_dir::DataDir, identity, serve};
+use edge_runtime::{app, data_dir::DataDir, identity, log, serve};
 
 fn main() -> ExitCode {
     quiet_libraries();
     let cli = Cli::parse();
-    log_to_stderr(&cli);
+    let _last_lines = log_to_stderr(&cli);
     rustls::crypto::ring::default_provider()
         .install_default()
         .expect("nothing has chosen a provider before");
@@ -58,21 +57,12 @@ fn quiet_libraries() {
     unsafe { std::env::set_var("ORT_DISABLE_TELEMETRY", "1") };
 }
 
-fn log_to_stderr(cli: &Cli) {
+fn log_to_stderr(cli: &Cli) -> log::LogGuard {
     // The first line of `serve` says where it serves, so that programs need not look for it.
     let default = if matches!(cli.command, Command::Serve(_)) {
         "error"
     } else {
         "info"
     };
-    let filter = tracing_subscriber::EnvFilter::new(cli.log.as_deref().unwrap_or(default));
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr);
-    if cli.log_json {
-        log.json().init()
-    } else {
-        log.init()
-    }
+    log::to_stderr(cli.log.as_deref().unwrap_or(default), cli.log_json)
 }
