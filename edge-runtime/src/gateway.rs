@@ -17,9 +17,11 @@ mod idle;
 mod listen;
 /// Answers that the runtime itself gives.
 pub mod reply;
+mod stall;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod unread;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -37,6 +39,10 @@ use listen::Listener;
 use crate::handlers::Handlers;
 use crate::models::Models;
 use crate::streams::Streams;
+
+/// Stands in a request's extensions if it came over TLS.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct OverTls;
 
 /// What the data plane leads to.
 #[derive(Clone)]

@@ -2,20 +2,24 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use http::header::HeaderValue;
-use http::{Method, Request, Response, StatusCode};
-use hyper::body::Incoming;
+use bytes::Bytes;
+use http::header::{HOST, HeaderValue};
+use http::uri::Authority;
+use http::{Method, Request, Response, StatusCode, Version};
 
 use super::{Body, Parts, reply};
 use crate::handlers::REQUEST_ID;
 
 const MAX_ID_BYTES: usize = 128;
 
-pub(super) async fn dispatch(
+pub(super) async fn dispatch<B>(
     parts: &Parts,
     ids: &RequestIds,
-    mut request: Request<Incoming>,
-) -> Response<Body> {
+    mut request: Request<B>,
+) -> Response<Body>
+where
+    B: http_body::Body<Data = Bytes, Error = hyper::Error> + Send + 'static,
+{
     let id = match request.headers().get(&REQUEST_ID) {
         Some(id) if is_sane(id) => id.clone(),
         _ => {
@@ -29,7 +33,17 @@ pub(super) async fn dispatch(
     response
 }
 
-async fn route(parts: &Parts, request: Request<Incoming>) -> Response<Body> {
+async fn route<B>(parts: &Parts, request: Request<B>) -> Response<Body>
+where
+    B: http_body::Body<Data = Bytes, Error = hyper::Error> + Send + 'static,
+{
+    if !names_one_host(&request) {
+        return reply::error(
+            StatusCode::BAD_REQUEST,
+            "bad-host",
+            "a request names one host, as in Host: gateway:8080",
+        );
+    }
     if request.method() == Method::CONNECT {
         return reply::error(
             StatusCode::METHOD_NOT_ALLOWED,
@@ -49,6 +63,19 @@ async fn route(parts: &Parts, request: Request<Incoming>) -> Response<Body> {
         },
         _ => parts.handlers.serve(request).await,
     }
+}
+
+/// Whether it is clear whom the request is for (RFC 9112, section 3.2). HTTP/1.0
+/// knows requests without a host.
+fn names_one_host<B>(request: &Request<B>) -> bool {
+    let mut hosts = request.headers().get_all(HOST).iter();
+    let first = hosts.next();
+    let valid = first.is_none_or(|host| {
+        let host = Authority::try_from(host.as_bytes());
+        host.is_ok_and(|host| !host.host().is_empty() && !host.as_str().contains('@'))
+    });
+    let missing = first.is_none() && request.version() == Version::HTTP_11;
+    valid && !missing && hosts.next().is_none()
 }
 
 /// An id from outside goes into headers and logs: only what is printable, and not too much of it.

@@ -21,12 +21,16 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::Body;
 use super::idle::Idle;
+use super::stall::Unstalled;
+use super::unread::{HeardOut, hear_out};
+use super::{Body, OverTls};
 
 const MAX_CONNECTIONS: usize = 4096;
 /// How long a client may take for a request's head, and idle between requests.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a client may take none of its answer.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a client may take to set TLS up.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a client has to notice that its connection ends.
@@ -63,10 +67,20 @@ pub enum GatewayError {
     },
 }
 
+/// How slow a client may be.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    /// For a request's head, and idle between requests.
+    pub(super) head: Duration,
+    /// Without taking any of its answer.
+    pub(super) write: Duration,
+}
+
 pub(super) struct Listener {
     socket: TcpListener,
     address: SocketAddr,
     tls: Option<TlsAcceptor>,
+    pub(super) patience: Patience,
 }
 
 impl Listener {
@@ -88,6 +102,10 @@ impl Listener {
             socket,
             address,
             tls: None,
+            patience: Patience {
+                head: HEADER_TIMEOUT,
+                write: WRITE_TIMEOUT,
+            },
         })
     }
 
@@ -105,7 +123,7 @@ impl Listener {
     /// when `drain` has passed.
     pub(super) async fn serve<S, F>(self, service: S, drain: Duration, stop: CancellationToken)
     where
-        S: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+        S: Fn(Request<HeardOut<Incoming>>) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = Response<Body>> + Send + 'static,
     {
         let protocol = Arc::new(protocol());
@@ -120,16 +138,21 @@ impl Listener {
             let (protocol, service) = (Arc::clone(&protocol), service.clone());
             // A token of its own: all connections ask it at every turn.
             let stop = stop.child_token();
-            let tls = self.tls.clone();
+            let (tls, patience) = (self.tls.clone(), self.patience);
             connections.spawn(async move {
                 let _place = place;
                 // Small answers must not wait for the client's acknowledgement.
                 let _ = stream.set_nodelay(true);
+                let stop = Stop { drain, stop };
                 let Some(tls) = tls else {
-                    return connection(stream, &protocol, service, drain, &stop).await;
+                    return connection(stream, &protocol, service, patience, stop).await;
+                };
+                let service = move |mut request: Request<HeardOut<Incoming>>| {
+                    request.extensions_mut().insert(OverTls);
+                    service(request)
                 };
                 match timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
-                    Ok(Ok(stream)) => connection(stream, &protocol, service, drain, &stop).await,
+                    Ok(Ok(stream)) => connection(stream, &protocol, service, patience, stop).await,
                     Ok(Err(error)) => tracing::debug!("a TLS handshake failed: {error}"),
                     Err(_) => tracing::debug!("a TLS handshake took too long"),
                 }
@@ -177,27 +200,34 @@ fn protocol() -> auto::Builder<TokioExecutor> {
     protocol
 }
 
+/// When connections end, and how long their requests may go on from then.
+struct Stop {
+    stop: CancellationToken,
+    drain: Duration,
+}
+
 async fn connection<I, S, F>(
     stream: I,
     protocol: &auto::Builder<TokioExecutor>,
     service: S,
-    drain: Duration,
-    stop: &CancellationToken,
+    patience: Patience,
+    stop: Stop,
 ) where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    S: Fn(Request<Incoming>) -> F + Send + Sync + 'static,
+    S: Fn(Request<HeardOut<Incoming>>) -> F + Send + Sync + 'static,
     F: Future<Output = Response<Body>> + Send + 'static,
 {
-    let idle = Arc::new(Idle::new(HEADER_TIMEOUT));
+    let idle = Arc::new(Idle::new(patience.head));
     let counted = Arc::clone(&idle);
     let service = service_fn(move |request| {
-        let (answer, under_way) = (service(request), Idle::begin(&counted));
+        let (answer, under_way) = (service(hear_out(request)), Idle::begin(&counted));
         async move {
             let answer = answer.await;
             Ok::<_, Infallible>(answer.map(|body| body.holding(under_way)))
         }
     });
-    let mut serving = pin!(protocol.serve_connection(TokioIo::new(stream), service));
+    let stream = TokioIo::new(Unstalled::new(stream, patience.write));
+    let mut serving = pin!(protocol.serve_connection(stream, service));
     let ended = tokio::select! {
         biased;
         ended = serving.as_mut() => ended,
@@ -207,9 +237,9 @@ async fn connection<I, S, F>(
             let _ = timeout(LAST_WORDS, serving).await;
             return;
         }
-        () = stop.cancelled() => {
+        () = stop.stop.cancelled() => {
             serving.as_mut().graceful_shutdown();
-            match timeout(drain, serving).await {
+            match timeout(stop.drain, serving).await {
                 Ok(ended) => ended,
                 Err(_) => {
                     tracing::warn!("a request was cut off: it did not end within the drain time");
