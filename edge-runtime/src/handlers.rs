@@ -33,7 +33,7 @@ mod secrets;
 mod state;
 mod stats;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod trace;
 mod warm;
 mod world;

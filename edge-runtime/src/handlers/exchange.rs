@@ -2,17 +2,21 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::StatusCode;
+use http::header::CONTENT_LENGTH;
+use http::{StatusCode, response};
 use http_body::{Body as _, Frame, SizeHint};
+use tokio::task::coop;
+use tokio::time::sleep_until;
+use tokio_util::task::AbortOnDropHandle;
 use wasmtime_wasi_http::Error;
 
 use super::call::{Call, GuestBody};
-use super::handler::Handler;
+use super::handler::{Handler, Instance, Turn};
 use super::limits::Exceeded;
 use super::metered::{Failed, Metered};
 use super::request::log_fault;
@@ -24,26 +28,50 @@ use crate::gateway::BodyError;
 #[error("the handler stopped in the middle of its answer")]
 struct CutShort;
 
+/// What is wrong with an answer whose guest did not fault.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BadAnswer {
+    #[error("it ended before it had finished its response body")]
+    Unfinished,
+    #[error("its response body is not as long as its content-length of {0} says")]
+    Length(u64),
+    #[error("it answered with {0}, an interim status that nothing follows")]
+    Interim(StatusCode),
+}
+
+/// An instance whose guest has ended with a body open: what it wrote last can
+/// still be read as long as the instance is there.
+pub(super) struct Open {
+    pub(super) _instance: Instance,
+    pub(super) _turn: Turn,
+}
+
 pub(super) struct Exchange {
     pub(super) handler: Arc<Handler>,
     pub(super) call: Arc<Call>,
     /// Why the guest stopped, if it did not end well.
     pub(super) failed: Option<Failed>,
-    guest: Option<Metered<()>>,
+    guest: Option<Metered<Option<Open>>>,
+    open: Option<Open>,
+    /// The request was HEAD: its answer ends with its head.
+    head_only: bool,
     body: Option<GuestBody>,
     body_ended: bool,
     body_bytes: u64,
+    declared_bytes: Option<u64>,
     started: Instant,
     status: StatusCode,
     /// The client has all that it gets.
     finished: bool,
+    counted: bool,
 }
 
 impl Exchange {
     pub(super) fn begin(
         handler: Arc<Handler>,
         call: Arc<Call>,
-        guest: Metered<()>,
+        guest: Metered<Option<Open>>,
+        head_only: bool,
         started: Instant,
     ) -> Self {
         handler.stats.begin();
@@ -52,12 +80,16 @@ impl Exchange {
             call,
             failed: None,
             guest: Some(guest),
+            open: None,
+            head_only,
             body: None,
             body_ended: false,
             body_bytes: 0,
+            declared_bytes: None,
             started,
             status: StatusCode::OK,
             finished: false,
+            counted: false,
         }
     }
 
@@ -65,8 +97,17 @@ impl Exchange {
         self.status = status;
     }
 
-    pub(super) fn set_body(&mut self, body: GuestBody) {
+    /// Takes the guest's answer up; false if it cannot go out.
+    pub(super) fn set_answer(&mut self, head: &response::Parts, body: GuestBody) -> bool {
+        if head.status.is_informational() {
+            self.stop(BadAnswer::Interim(head.status).into());
+            return false;
+        }
+        self.status = head.status;
+        let length = head.headers.get(CONTENT_LENGTH);
+        self.declared_bytes = length.and_then(|length| length.to_str().ok()?.parse().ok());
         self.body = Some(body);
+        true
     }
 
     /// Notes that the client has all that it gets.
@@ -83,8 +124,9 @@ impl Exchange {
             return false;
         };
         self.guest = None;
-        if let Err(failed) = result {
-            self.fail(failed);
+        match result {
+            Ok(open) => self.open = open,
+            Err(failed) => self.fail(failed),
         }
         true
     }
@@ -96,10 +138,13 @@ impl Exchange {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         loop {
             match self.poll_body(cx) {
-                Poll::Ready(Some(frame)) => return Poll::Ready(Some(self.admit(frame))),
+                Poll::Ready(Some(frame)) => return self.admit(frame, cx),
                 Poll::Ready(None) => return Poll::Ready(self.end_of_body(cx)),
+                // The task has had its share of this turn; the body may well have more.
+                Poll::Pending if !coop::has_budget_remaining() => return Poll::Pending,
                 Poll::Pending if self.guest.is_none() => {
-                    // The guest's side of the body is gone, so nothing can come.
+                    // Nobody is left who could write.
+                    self.stop(BadAnswer::Unfinished.into());
                     return Poll::Ready(Some(Err(CutShort.into())));
                 }
                 Poll::Pending if self.poll_guest(cx) => {}
@@ -114,7 +159,7 @@ impl Exchange {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.poll_body(cx) {
-            Poll::Ready(Some(frame)) => Poll::Ready(Some(self.admit(frame))),
+            Poll::Ready(Some(frame)) => self.admit(frame, cx),
             Poll::Ready(None) => Poll::Ready(self.end_of_body(cx)),
             Poll::Pending => Poll::Pending,
         }
@@ -122,21 +167,66 @@ impl Exchange {
 
     /// Lets a frame through that the handler's limit has room for; otherwise
     /// the guest is stopped.
-    fn admit(&mut self, frame: Result<Frame<Bytes>, Error>) -> Result<Frame<Bytes>, BodyError> {
-        let frame = frame?;
+    fn admit(
+        &mut self,
+        frame: Result<Frame<Bytes>, Error>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let frame = match frame {
+            Ok(frame) => frame,
+            // A head may well declare a body that only GET has.
+            Err(_) if self.head_only => return Poll::Ready(self.end_of_body(cx)),
+            Err(error) => {
+                if let Some(declared) = self.other_length() {
+                    self.stop(BadAnswer::Length(declared).into());
+                }
+                return Poll::Ready(Some(Err(error.into())));
+            }
+        };
         let limit = self.handler.spec.limits.response_body;
         self.body_bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
-        if self.body_bytes <= limit.0 {
-            return Ok(frame);
-        }
-        self.guest = None;
-        self.body = None;
-        self.fail(Exceeded::ResponseBody(limit).into());
-        Err(CutShort.into())
+        let declared = self.declared_bytes.filter(|_| !self.head_only);
+        let exceeded: Failed = if self.body_bytes > limit.0 {
+            Exceeded::ResponseBody(limit).into()
+        } else if let Some(declared) = declared.filter(|declared| self.body_bytes > *declared) {
+            BadAnswer::Length(declared).into()
+        } else {
+            return Poll::Ready(Some(Ok(frame)));
+        };
+        self.stop(exceeded);
+        Poll::Ready(Some(Err(CutShort.into())))
     }
 
-    fn fail(&mut self, failed: Failed) {
+    /// The length that the head declares, unless the body had it or there is to be none.
+    fn other_length(&self) -> Option<u64> {
+        let bodiless = [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED];
+        let declared = self.declared_bytes?;
+        let fits = declared == self.body_bytes
+            || self.head_only
+            || (self.body_bytes == 0 && bodiless.contains(&self.status));
+        (!fits).then_some(declared)
+    }
+
+    /// Ends the guest and its answer.
+    fn stop(&mut self, failed: Failed) {
+        self.guest = None;
+        self.open = None;
+        self.body = None;
+        self.fail(failed);
+    }
+
+    /// Ends a guest that still works on its answer at its deadline, also while
+    /// nobody takes what it has written.
+    fn end_at_deadline(&mut self) {
+        if self.guest.is_some() || self.open.is_some() {
+            self.stop(Exceeded::Timeout(self.call.timeout).into());
+            self.count();
+        }
+    }
+
+    fn fail(&mut self, mut failed: Failed) {
         log_fault(&self.handler, &self.call, &failed);
+        failed.remains = None;
         self.failed = Some(failed);
     }
 
@@ -151,11 +241,15 @@ impl Exchange {
     fn end_of_body(&mut self, cx: &mut Context<'_>) -> Option<Result<Frame<Bytes>, BodyError>> {
         self.body_ended = true;
         self.call.end_body();
-        let whole = self.failed.as_ref().is_none_or(|failed| !failed.open_body);
-        if !whole {
+        if self.failed.as_ref().is_some_and(|failed| failed.open_body) {
+            return Some(Err(CutShort.into()));
+        }
+        if let Some(declared) = self.other_length() {
+            self.stop(BadAnswer::Length(declared).into());
             return Some(Err(CutShort.into()));
         }
         self.finished = true;
+        self.open = None;
         if !self.poll_guest(cx) {
             self.go_on_alone();
         }
@@ -178,16 +272,32 @@ impl Exchange {
     /// The rest of the exchange as a body; `frames` have come already.
     pub(super) fn into_body(self, frames: VecDeque<Frame<Bytes>>) -> ResponseBody {
         let size = self.body.as_ref().map(http_body::Body::size_hint);
+        let deadline = self.call.deadline;
+        let exchange = Arc::new(Mutex::new(self));
+        // A client that takes nothing does not ask for frames either.
+        let watched = Arc::downgrade(&exchange);
+        let watch = tokio::spawn(async move {
+            sleep_until(deadline.into()).await;
+            if let Some(exchange) = watched.upgrade() {
+                let exchange = exchange.lock();
+                exchange
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .end_at_deadline();
+            }
+        });
         ResponseBody {
-            exchange: self,
+            exchange,
+            _watch: AbortOnDropHandle::new(watch),
             frames,
             size: size.unwrap_or_default(),
         }
     }
-}
 
-impl Drop for Exchange {
-    fn drop(&mut self) {
+    /// Counts the call, once.
+    fn count(&mut self) {
+        if std::mem::replace(&mut self.counted, true) {
+            return;
+        }
         let ending = if self.finished || self.failed.is_some() {
             let failed = self.failed.as_ref().is_some_and(|f| f.open_body);
             let broken = failed && !self.status.is_server_error();
@@ -200,9 +310,22 @@ impl Drop for Exchange {
     }
 }
 
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.count();
+    }
+}
+
+impl From<BadAnswer> for Failed {
+    fn from(bad: BadAnswer) -> Self {
+        wasmtime::Error::new(bad).into()
+    }
+}
+
 /// A response body that drives its guest.
 pub(super) struct ResponseBody {
-    exchange: Exchange,
+    exchange: Arc<Mutex<Exchange>>,
+    _watch: AbortOnDropHandle<()>,
     frames: VecDeque<Frame<Bytes>>,
     size: SizeHint,
 }
@@ -218,7 +341,12 @@ impl http_body::Body for ResponseBody {
         let this = &mut *self;
         match this.frames.pop_front() {
             Some(frame) => Poll::Ready(Some(Ok(frame))),
-            None => this.exchange.poll_frame(cx),
+            None => {
+                let exchange = this.exchange.lock();
+                exchange
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .poll_frame(cx)
+            }
         }
     }
 

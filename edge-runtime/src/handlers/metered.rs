@@ -1,5 +1,6 @@
 //! Work inside a guest, under its deadline and with its CPU time measured.
 
+use std::any::Any;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -19,6 +20,9 @@ pub(super) struct Failed {
     pub(super) memory_denied: Option<Denied>,
     /// The guest had begun a response body and not finished it.
     pub(super) open_body: bool,
+    /// The guest's store. It goes after the fault is known: a body ends when
+    /// its store does, and must not pass for whole before.
+    pub(super) remains: Option<Box<dyn Any + Send>>,
 }
 
 impl Failed {
@@ -47,6 +51,7 @@ impl From<wasmtime::Error> for Failed {
             error,
             memory_denied: None,
             open_body: true,
+            remains: None,
         }
     }
 }
@@ -60,7 +65,7 @@ impl From<Exceeded> for Failed {
 type Work<T> = Pin<Box<dyn Future<Output = Result<T, Failed>> + Send>>;
 
 /// A call into a guest: on the serving thread as long as it is short, then on
-/// those for long work. Once it is over, in whichever way, its store is gone.
+/// those for long work. Once it is over its store is gone, or goes with the fault.
 pub(super) struct Metered<T> {
     place: Place<T>,
     long_work: LongWork,
@@ -138,14 +143,17 @@ struct Limited<T> {
     stays: bool,
 }
 
-impl<T> Limited<T> {
-    fn end(&mut self, result: Result<T, Failed>) -> Poll<Result<T, Failed>> {
-        self.work = None;
-        Poll::Ready(result)
+impl<T: 'static> Limited<T> {
+    fn stop(&mut self, exceeded: Exceeded) -> Poll<Result<T, Failed>> {
+        let remains = self.work.take();
+        Poll::Ready(Err(Failed {
+            remains: remains.map(|work| Box::new(work) as Box<dyn Any + Send>),
+            ..exceeded.into()
+        }))
     }
 }
 
-impl<T> Future for Limited<T> {
+impl<T: 'static> Future for Limited<T> {
     type Output = Result<T, Failed>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -155,18 +163,18 @@ impl<T> Future for Limited<T> {
         let polled = work.as_mut().poll(cx);
         this.call.cpu.poll_ends();
         if let Poll::Ready(result) = polled {
-            return this.end(result);
+            this.work = None;
+            return Poll::Ready(result);
         }
         if let Err(exceeded) = this.call.check_cpu_between_polls() {
-            return this.end(Err(exceeded.into()));
+            return this.stop(exceeded);
         }
         let deadline = Instant::from_std(this.call.deadline);
         let timer = this
             .timer
             .get_or_insert_with(|| Box::pin(sleep_until(deadline)));
         if timer.as_mut().poll(cx).is_ready() {
-            let exceeded = Exceeded::Timeout(this.call.timeout);
-            return this.end(Err(exceeded.into()));
+            return this.stop(Exceeded::Timeout(this.call.timeout));
         }
         Poll::Pending
     }

@@ -14,8 +14,9 @@ use std::time::Instant;
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, HOST, HeaderName, UPGRADE};
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{Request, Response, StatusCode, Uri, response};
+use http::{Method, Request, Response, StatusCode, Uri, response};
 use http_body::Frame;
+use http_body_util::BodyExt as _;
 use wasmtime::Store;
 use wasmtime::component::Accessor;
 use wasmtime_wasi_http::p2::bindings::Proxy;
@@ -25,14 +26,14 @@ use wasmtime_wasi_http::p3::bindings::Service;
 use wasmtime_wasi_http::{Error, WasiHttpView as _};
 
 use super::call::Call;
-use super::exchange::{Exchange, RequestBody};
-use super::handler::Handler;
+use super::exchange::{Exchange, Open, RequestBody};
+use super::handler::{Handler, Turn};
 use super::metered::{Failed, Metered};
 use super::state::GuestState;
 use super::stats::FaultKind;
 use super::trace::Trace;
 use super::world::Guest;
-use crate::gateway::{Body, reply};
+use crate::gateway::{Body, OverTls, reply};
 
 /// Carries the id of a request, in and out.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -67,16 +68,14 @@ where
     let id = id.to_owned();
     let trace = Trace::take_from(request.headers_mut());
     let call = Arc::new(Call::new(id, limits, started).within(trace));
+    let head_only = request.method() == Method::HEAD;
     let request = request.map(|body| RequestBody::new(body, limits.request_body.0, &call));
     let work = {
         let (handler, call) = (Arc::clone(&handler), Arc::clone(&call));
-        async move {
-            let _turn = turn;
-            run(&handler, &call, request).await
-        }
+        async move { run(&handler, &call, turn, request).await }
     };
     let work = Metered::new(&handler.long_work, Arc::clone(&call), work);
-    let mut exchange = Exchange::begin(handler, Arc::clone(&call), work, started);
+    let mut exchange = Exchange::begin(handler, Arc::clone(&call), work, head_only, started);
     let mut head = Head::default();
     match poll_fn(|cx| head.poll(&mut exchange, cx)).await {
         Reached::Whole => {
@@ -87,7 +86,12 @@ where
         }
         Reached::Streaming => {
             let parts = head.parts.take().expect("a head comes before its body");
-            Response::from_parts(parts, Body::stream(exchange.into_body(head.frames)))
+            let body = exchange.into_body(head.frames);
+            if head_only {
+                tokio::spawn(body.collect());
+                return Response::from_parts(parts, Body::empty());
+            }
+            Response::from_parts(parts, Body::stream(body))
         }
         Reached::Answer(response) => {
             exchange.set_status(response.status());
@@ -125,8 +129,9 @@ impl Head {
                 }
                 Some(Ok(response)) => {
                     let (parts, body) = response.into_parts();
-                    exchange.set_status(parts.status);
-                    exchange.set_body(body);
+                    if !exchange.set_answer(&parts, body) {
+                        return Poll::Ready(Reached::Answer(no_answer(exchange)));
+                    }
                     self.parts = Some(parts);
                 }
                 Some(Err(code)) => {
@@ -175,8 +180,9 @@ impl Head {
 async fn run<B>(
     handler: &Handler,
     call: &Arc<Call>,
+    turn: Turn,
     request: Request<RequestBody<B>>,
-) -> Result<(), Failed>
+) -> Result<Option<Open>, Failed>
 where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Error>,
@@ -189,9 +195,16 @@ where
         Guest::Processor(_) => Err(wasmtime::format_err!("a processor serves no requests")),
     };
     match result {
+        Ok(()) if store.data_mut().has_open_body() => {
+            handler.stats.memory(store.data().memory.used());
+            Ok(Some(Open {
+                _instance: instance,
+                _turn: turn,
+            }))
+        }
         Ok(()) => {
             handler.give_back(instance);
-            Ok(())
+            Ok(None)
         }
         Err(error) => {
             let state = store.data_mut();
@@ -200,6 +213,7 @@ where
                 memory_denied: state.memory.denied(),
                 open_body: matches!(instance.guest, Guest::Http03(_)) || state.has_open_body(),
                 error,
+                remains: Some(Box::new((instance, turn))),
             })
         }
     }
@@ -215,13 +229,18 @@ where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Error>,
 {
+    let scheme = if over_tls(&request) {
+        Scheme02::Https
+    } else {
+        Scheme02::Http
+    };
     if request.uri().authority().is_none() && !request.headers().contains_key(HOST) {
         *request.uri_mut() = absolute(&request);
     }
     let request = store
         .data_mut()
         .http()
-        .new_incoming_request(Scheme02::Http, request)?;
+        .new_incoming_request(scheme, request)?;
     let answered = Arc::clone(call);
     let out = store
         .data_mut()
@@ -272,19 +291,30 @@ where
         .await?
 }
 
+/// The whole of what the client asked for. What it wrote in front of the path
+/// goes before its Host (RFC 9112, section 3.2.2); the scheme is the connection's.
 fn absolute<B>(request: &Request<B>) -> Uri {
-    let host = request.headers().get(HOST);
-    let authority = host
-        .and_then(|host| Authority::try_from(host.as_bytes()).ok())
-        .or_else(|| request.uri().authority().cloned())
-        .unwrap_or_else(|| Authority::from_static("localhost"));
+    let of_host = || {
+        let host = request.headers().get(HOST)?;
+        Authority::try_from(host.as_bytes()).ok()
+    };
+    let authority = request.uri().authority().cloned().or_else(of_host);
     let path = request.uri().path_and_query().cloned();
+    let scheme = if over_tls(request) {
+        Scheme::HTTPS
+    } else {
+        Scheme::HTTP
+    };
     Uri::builder()
-        .scheme(Scheme::HTTP)
-        .authority(authority)
+        .scheme(scheme)
+        .authority(authority.unwrap_or_else(|| Authority::from_static("localhost")))
         .path_and_query(path.unwrap_or_else(|| PathAndQuery::from_static("/")))
         .build()
         .expect("all three parts are there and valid")
+}
+
+fn over_tls<B>(request: &Request<B>) -> bool {
+    request.extensions().get::<OverTls>().is_some()
 }
 
 fn declared_length<B>(request: &Request<B>) -> Option<u64> {
@@ -330,7 +360,7 @@ fn no_answer(exchange: &Exchange) -> Response<Body> {
         return too_large(handler);
     }
     let Some(failed) = &exchange.failed else {
-        let message = format!("handler {name} ended without an answer");
+        let message = format!("handler {name} ended without an answer, or broke it off");
         return reply::error(StatusCode::BAD_GATEWAY, "no-response", &message);
     };
     if failed.is_pool_full() {

@@ -14,7 +14,7 @@ use crate::latency::{Histogram, RecentWindow};
 
 const WINDOW: Duration = Duration::from_secs(60);
 
-/// What is kept of a fault's text: a stack has up to 20 frames with long names.
+/// What is kept of a fault's text: names in its stack are the guest's and of any length.
 const FAULT_BYTES: usize = 16 << 10;
 /// What goes into each health message.
 const SHORT_FAULT_BYTES: usize = 2 << 10;

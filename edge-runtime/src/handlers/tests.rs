@@ -1,5 +1,6 @@
 mod faults;
-mod fixture;
+pub(crate) mod fixture;
+mod hostile;
 mod lifecycle;
 mod refusals;
 
