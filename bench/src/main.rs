@@ -11,6 +11,7 @@ mod plot;
 mod program;
 mod report;
 mod start;
+mod swaps;
 mod wrk;
 
 use anyhow::Result;
@@ -44,8 +45,16 @@ enum What {
     Memory,
     /// From the start of the process to its first answer.
     Start,
-    /// Requests per second through a handler.
+    /// Requests per second through handlers.
     Handlers(HandlersArgs),
+    /// Versions that change under load.
+    Swaps,
+    /// Memory of many idle handlers.
+    Many {
+        /// How many.
+        #[arg(default_value_t = 200)]
+        count: usize,
+    },
     /// Serves the limit that handlers are compared with.
     #[command(hide = true)]
     Native {
@@ -69,6 +78,8 @@ async fn main() -> Result<()> {
         What::Native { listen } => return native::serve(listen).await,
         What::Memory => memory::measure(rounds, &mut report).await?,
         What::Start => start::measure(rounds, &mut report).await?,
+        What::Swaps => swaps::measure(&mut report).await?,
+        What::Many { count } => start::many(count.max(2), &mut report).await?,
         What::Handlers(args) => handlers::measure(rounds, &args, &mut report).await?,
         What::Inference => inference::measure(rounds, &mut report).await?,
         What::Ingest => ingest::measure(rounds, &mut report).await?,
@@ -78,6 +89,7 @@ async fn main() -> Result<()> {
             let args = HandlersArgs {
                 seconds: 3,
                 connections: vec![32],
+                guests: vec!["hello".to_owned()],
                 plot: None,
             };
             handlers::measure(rounds, &args, &mut report).await?;

@@ -25,14 +25,24 @@ impl Served {
     /// Starts `edge-runtime serve`; streams and their disk are in a new folder.
     pub(crate) async fn edge_runtime(args: &[&str], probe: &str) -> Result<Self> {
         let dir = tempfile::tempdir()?;
+        let mut new = Self::edge_runtime_in(dir.path(), args, probe).await?;
+        new._dir = Some(dir);
+        Ok(new)
+    }
+
+    /// The same with its data in `dir`, where an earlier start has left what it compiled.
+    pub(crate) async fn edge_runtime_in(dir: &Path, args: &[&str], probe: &str) -> Result<Self> {
         let address = free_address()?;
-        let data_dir = dir.path().join("data").display().to_string();
+        let data_dir = dir.join("data").display().to_string();
         let mut all = vec!["serve", "--listen", &address, "--data-dir", &data_dir];
         all.extend(args);
         let program = Checkout::program("edge-runtime")?;
-        let mut new = Self::start(&program, &all, &address, probe, &dir.path().join("log")).await?;
-        new._dir = Some(dir);
-        Ok(new)
+        Self::start(&program, &all, &address, probe, &dir.join("log")).await
+    }
+
+    /// What it has printed so far.
+    pub(crate) fn output(&self) -> String {
+        self.process.output()
     }
 
     /// Starts `wasmtime serve`, if it is there.

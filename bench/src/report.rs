@@ -32,9 +32,19 @@ impl Report {
     }
 
     /// Adds the rounds of a measurement; tells its median at once.
-    pub(crate) fn add(&mut self, what: &str, unit: &'static str, mut rounds: Vec<f64>) {
+    pub(crate) fn add(&mut self, what: &str, unit: &'static str, rounds: Vec<f64>) {
+        self.add_quietly(what, unit, rounds);
+        match self.figures.last() {
+            Some(figure) if figure.what == what => {
+                eprintln!("{what}: {} {unit}", short(figure.median));
+            }
+            _ => eprintln!("{what}: not measured"),
+        }
+    }
+
+    /// Adds the rounds of a measurement that is told elsewhere.
+    pub(crate) fn add_quietly(&mut self, what: &str, unit: &'static str, mut rounds: Vec<f64>) {
         if rounds.is_empty() {
-            eprintln!("{what}: not measured");
             return;
         }
         rounds.sort_by(f64::total_cmp);
@@ -46,7 +56,6 @@ impl Report {
             highest: rounds[rounds.len() - 1],
             rounds: rounds.len(),
         };
-        eprintln!("{what}: {} {unit}", short(figure.median));
         self.figures.push(figure);
     }
 

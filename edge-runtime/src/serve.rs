@@ -184,11 +184,11 @@ async fn reload(handlers: Handlers, args: ServeArgs, mut watch: Watch) {
         let start = Instant::now();
         match load_handlers(&handlers, &args).await {
             Ok(()) => {
-                let ms = start.elapsed().as_millis();
+                let ms = start.elapsed().as_secs_f64() * 1e3;
                 let serving = handlers.health().into_iter();
                 let serving = serving.map(|h| format!("{} {}", h.name, h.version));
                 let serving = serving.collect::<Vec<_>>().join(", ");
-                eprintln!("reloaded {serving} in {ms} ms");
+                eprintln!("reloaded {serving} in {ms:.1} ms");
             }
             Err(error) => eprintln!(
                 "not reloaded, the version before serves on: {}",
