@@ -50,7 +50,6 @@ use fleet_api::ids::{Name, Version};
 use http::{Request, Response, StatusCode};
 use serde::Serialize;
 use tokio::sync::Semaphore;
-use wasmtime::component::Linker;
 
 pub use capabilities::outbound::OriginError;
 pub use engine::Allocation;
@@ -61,16 +60,13 @@ pub use processor::{ProcessOutput, ProcessRecord};
 pub(crate) use request::REQUEST_ID;
 pub use secrets::Secrets;
 
-use cache::Cache;
 use capabilities::Grant;
 use capabilities::outbound::{Client, Origins, OutboundShare};
 use compile::Compiler;
-use engine::Engine;
 use handler::{Handler, Node};
 use limits::NodeMemory;
 use long_work::LongWork;
 use routes::{Found, RouteTable};
-use state::GuestState;
 use world::World;
 
 use crate::gateway::{Body, reply};
@@ -120,8 +116,6 @@ impl Default for HandlersConfig {
 pub struct Handlers(Arc<Shared>);
 
 struct Shared {
-    engine: Engine,
-    linker: Linker<GuestState>,
     compiler: Arc<Compiler>,
     models: Models,
     keyvalue: Option<KeyValue>,
@@ -181,14 +175,7 @@ impl Handlers {
     /// # Errors
     /// [`HandlerError::Engine`] or [`HandlerError::Cache`].
     pub fn start(config: HandlersConfig, models: Models) -> Result<Self, HandlerError> {
-        let engine = Engine::start(config.max_instances)?;
-        let cache = match &config.cache_dir {
-            Some(dir) => Some(Cache::open(dir, engine.compatibility())?),
-            None => None,
-        };
-        let linker = capabilities::linker(&engine.wasm).map_err(|e| HandlerError::Engine {
-            reason: format!("{e:#}"),
-        })?;
+        let compiler = Compiler::start(config.max_instances, config.cache_dir)?;
         let node = Node {
             places: Arc::new(Semaphore::new(config.max_instances)),
             memory: NodeMemory::new(config.max_memory),
@@ -199,9 +186,7 @@ impl Handlers {
             all: Vec::new(),
         };
         let shared = Arc::new(Shared {
-            compiler: Compiler::new(engine.wasm.clone(), cache),
-            engine,
-            linker,
+            compiler,
             models,
             keyvalue: config.keyvalue,
             streams: config.streams,
@@ -215,7 +200,7 @@ impl Handlers {
 
     /// Where instances live on this machine.
     pub fn allocation(&self) -> Allocation {
-        self.0.engine.allocation
+        self.0.compiler.allocation()
     }
 
     /// Compiles, links and tries a handler out. Nothing that serves changes. A
@@ -232,12 +217,13 @@ impl Handlers {
         drop(serving);
         spec.secrets.check(&spec.name)?;
         let origins = Origins::parse(spec.allow.http.iter().map(String::as_str))?;
-        let component = shared
+        let compiled = shared
             .compiler
             .component(spec.path.clone(), spec.digest.clone())
             .await?;
-        let world = World::link(&shared.linker, &component, &spec.name)?;
-        let needed = component
+        let world = World::link(&compiled.home.linker, &compiled.component, &spec.name)?;
+        let needed = compiled
+            .component
             .resources_required()
             .and_then(|resources| resources.max_initial_memory_size)
             .map_or(0, |pages| pages.saturating_mul(PAGE_BYTES));
@@ -264,7 +250,7 @@ impl Handlers {
             client: shared.client.clone(),
         };
         let node = shared.node.clone();
-        let engine = shared.engine.wasm.clone();
+        let engine = compiled.home.engine.wasm.clone();
         let handler = Arc::new(Handler::new(spec, engine, world, grant, node));
         handler
             .try_out()

@@ -87,6 +87,15 @@ impl Cache {
         }
     }
 
+    /// Whether there is a compiled file of `component`, for whichever engine.
+    pub(super) fn has_for_any_engine(&self, component: &Digest) -> bool {
+        let of_component = |entry: io::Result<fs::DirEntry>| {
+            let name = entry.ok().map(|entry| entry.file_name());
+            name.is_some_and(|name| name.to_string_lossy().starts_with(component.hex()))
+        };
+        fs::read_dir(&self.dir).is_ok_and(|mut entries| entries.any(of_component))
+    }
+
     pub(super) fn store(&self, component: &Digest, compiled: &[u8]) -> io::Result<()> {
         let path = self.path(component);
         let mac = hmac::sign(&self.key, &self.signed(component, &Digest::of(compiled)));

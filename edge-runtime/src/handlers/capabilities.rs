@@ -24,6 +24,7 @@ use fleet_api::ids::Name;
 use wasmtime::component::{HasData, Linker};
 
 use self::outbound::{Client, OutboundShare};
+use super::engine::Calls;
 use super::secrets::Secrets;
 use super::state::GuestState;
 use crate::keyvalue::KeyValue;
@@ -78,12 +79,17 @@ impl HasData for Host {
     type Data<'a> = &'a mut GuestState;
 }
 
-pub(super) fn linker(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<GuestState>> {
+pub(super) fn linker(
+    engine: &wasmtime::Engine,
+    calls: Calls,
+) -> wasmtime::Result<Linker<GuestState>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
-    wasmtime_wasi::p3::add_to_linker(&mut linker)?;
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
-    wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
+    if calls == Calls::Async {
+        wasmtime_wasi::p3::add_to_linker(&mut linker)?;
+        wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
+    }
     config::add_to_linker(&mut linker)?;
     keyvalue::add_to_linker(&mut linker)?;
     logging::add_to_linker(&mut linker)?;

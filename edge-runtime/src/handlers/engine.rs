@@ -1,4 +1,4 @@
-//! The WebAssembly engine: its settings, and the clock that interrupts guests.
+//! A WebAssembly engine: its settings, and the clock that interrupts guests.
 
 use std::fmt;
 use std::hash::{Hash as _, Hasher};
@@ -17,6 +17,16 @@ pub(super) const TICK: Duration = Duration::from_millis(5);
 /// Address space that one linear memory takes: with 4 GiB no access needs a
 /// bounds check; the smaller ones are for kernels with a small address space.
 const RESERVATIONS: [u64; 3] = [4 << 30, 1 << 30, 256 << 20];
+
+/// How guests and host call each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Calls {
+    /// One call at a time in an instance, as in WASI 0.2.
+    Sync,
+    /// The Component Model's async, as in WASI 0.3. Its book-keeping makes every
+    /// call dearer, also those that do not use it.
+    Async,
+}
 
 /// Where instances live.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,14 +53,16 @@ impl fmt::Display for Allocation {
     }
 }
 
+#[derive(Clone)]
 pub(super) struct Engine {
     pub(super) wasm: wasmtime::Engine,
     pub(super) allocation: Allocation,
 }
 
 impl Engine {
-    pub(super) fn start(max_instances: usize) -> Result<Self, HandlerError> {
-        let engine = Self::probe(u32::try_from(max_instances).unwrap_or(u32::MAX / 8).max(1))?;
+    pub(super) fn start(max_instances: usize, calls: Calls) -> Result<Self, HandlerError> {
+        let slots = u32::try_from(max_instances).unwrap_or(u32::MAX / 8).max(1);
+        let engine = Self::probe(slots, calls)?;
         let weak = engine.wasm.weak();
         thread::Builder::new()
             .name("epoch".to_owned())
@@ -62,9 +74,9 @@ impl Engine {
     }
 
     /// Takes the first allocation that the machine's address space holds.
-    fn probe(slots: u32) -> Result<Self, HandlerError> {
+    fn probe(slots: u32, calls: Calls) -> Result<Self, HandlerError> {
         for reservation in RESERVATIONS {
-            let mut config = base();
+            let mut config = base(calls);
             config.memory_reservation(reservation);
             config.allocation_strategy(pool(slots, reservation));
             match wasmtime::Engine::new(&config) {
@@ -83,7 +95,7 @@ impl Engine {
             slots,
             "no address space for a pool of instances; requests will be slower. Lower handlers.max_instances"
         );
-        let wasm = wasmtime::Engine::new(&base()).map_err(|e| HandlerError::Engine {
+        let wasm = wasmtime::Engine::new(&base(calls)).map_err(|e| HandlerError::Engine {
             reason: format!("{e:#}"),
         })?;
         Ok(Self {
@@ -111,11 +123,12 @@ fn tick(engine: &EngineWeak) {
     }
 }
 
-fn base() -> Config {
+fn base(calls: Calls) -> Config {
     let mut config = Config::new();
     config
         .wasm_component_model(true)
-        .wasm_component_model_async(true)
+        .wasm_component_model_async(calls == Calls::Async)
+        .concurrency_support(calls == Calls::Async)
         .epoch_interruption(true)
         // Faults are told with the component's source lines, if it has them.
         .wasm_backtrace_details(WasmBacktraceDetails::Enable)
