@@ -189,8 +189,8 @@ fn protocol() -> auto::Builder<TokioExecutor> {
         // A timer for each head costs as much as a small answer: see `Idle`.
         .header_read_timeout(None)
         .max_headers(MAX_HEADERS)
-        .max_buf_size(MAX_HEAD_BYTES)
-        .pipeline_flush(true);
+        // Pipelined answers are not put together (`pipeline_flush`): hyper then buffers without bound.
+        .max_buf_size(MAX_HEAD_BYTES);
     protocol
         .http2()
         .timer(TokioTimer::new())

@@ -1,3 +1,8 @@
+mod bodies;
+mod client;
+mod clients;
+mod protocol;
+
 use std::sync::Arc;
 use std::time::Duration;
 

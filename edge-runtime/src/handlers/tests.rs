@@ -79,7 +79,8 @@ fn start(dir: &tempfile::TempDir) -> Handlers {
     Handlers::start(config, Models::start(models)).unwrap()
 }
 
-fn spec(digest: Digest, path: PathBuf) -> HandlerSpec {
+/// A component on every path, within the usual limits.
+pub(crate) fn spec(digest: Digest, path: PathBuf) -> HandlerSpec {
     HandlerSpec {
         name: Name::new("fixture").unwrap(),
         version: Version::new("1").unwrap(),
@@ -117,7 +118,7 @@ fn code(body: &str) -> String {
 }
 
 /// Waits until `condition` holds, for a few seconds at most.
-async fn eventually(mut condition: impl FnMut() -> bool) {
+pub(crate) async fn eventually(mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(10);
     while !condition() {
         assert!(Instant::now() < deadline, "it did not come about in time");
