@@ -62,7 +62,8 @@ fn log_to_stderr(cli: &Cli) -> log::LogGuard {
     let default = if matches!(cli.command, Command::Serve(_)) {
         "error"
     } else {
-        "info"
+        // That crate's warnings are in a guest's hands, outside of its share of the log.
+        "info,wasmtime_wasi_http=error"
     };
     log::to_stderr(cli.log.as_deref().unwrap_or(default), cli.log_json)
 }

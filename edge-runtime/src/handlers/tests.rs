@@ -2,6 +2,7 @@ mod faults;
 pub(crate) mod fixture;
 mod hostile;
 mod lifecycle;
+mod outbound;
 mod refusals;
 
 use std::path::PathBuf;

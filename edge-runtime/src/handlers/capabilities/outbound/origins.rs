@@ -97,6 +97,15 @@ fn surprising(address: IpAddr) -> bool {
     }
 }
 
+/// The addresses that `host` may lead to; it may be named itself.
+fn admitted(
+    host: &str,
+    found: impl Iterator<Item = SocketAddr>,
+) -> impl Iterator<Item = SocketAddr> {
+    let local = host.eq_ignore_ascii_case("localhost");
+    found.filter(move |address| local || !surprising(address.ip()))
+}
+
 /// Why a name is not followed.
 pub(super) const NO_GOOD_ADDRESS: &str = "leads to no address that a name may lead to";
 
@@ -108,8 +117,7 @@ impl Resolve for CheckedResolver {
         Box::pin(async move {
             let host = name.as_str().to_owned();
             let found = tokio::net::lookup_host((host.as_str(), 0)).await?;
-            let local = host.eq_ignore_ascii_case("localhost");
-            let good: Vec<SocketAddr> = found.filter(|a| local || !surprising(a.ip())).collect();
+            let good: Vec<_> = admitted(&host, found).collect();
             if good.is_empty() {
                 return Err(format!("{host} {NO_GOOD_ADDRESS}").into());
             }
@@ -174,5 +182,9 @@ mod tests {
         for good in ["10.0.0.5", "192.168.1.1", "93.184.216.34", "fd00::5"] {
             assert!(!surprising(good.parse().unwrap()), "{good}");
         }
+        let found = ["127.0.0.1:0", "10.0.0.5:0", "[::1]:0"].map(|a| a.parse().unwrap());
+        let left = |host| admitted(host, found.into_iter()).collect::<Vec<_>>();
+        assert_eq!(left("bent.example"), [found[1]]);
+        assert_eq!(left("localhost"), found);
     }
 }
