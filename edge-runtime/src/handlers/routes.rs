@@ -1,4 +1,7 @@
 //! Which handler a request belongs to. The table is built whole and exchanged whole.
+//!
+//! The route that names most segments of a path wins; among those that name as
+//! many, words go before parameters.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -7,8 +10,16 @@ use matchit::Router;
 
 /// Routes of all handlers; `T` is what a route leads to.
 pub(super) struct RouteTable<T> {
-    hosts: HashMap<String, Router<Place<T>>>,
-    any_host: Router<Place<T>>,
+    hosts: HashMap<String, Paths<T>>,
+    any_host: Paths<T>,
+}
+
+/// Routes of one host. The router knows no `*` beside a parameter, so routes
+/// that end in one are looked up by the segments before it.
+struct Paths<T> {
+    whole: Router<Place<T>>,
+    /// By the number of segments before the `*`, most first.
+    trees: Vec<(usize, Router<Place<T>>)>,
 }
 
 /// What serves on a path: more than one only if they differ in their methods.
@@ -64,12 +75,16 @@ impl<T: Clone> RouteTable<T> {
         }
         let mut table = Self {
             hosts: HashMap::new(),
-            any_host: Router::new(),
+            any_host: Paths::default(),
         };
         for ((host, pattern), place) in places {
-            let router = match host {
+            let paths = match host {
                 Some(host) => table.hosts.entry(host.to_owned()).or_default(),
                 None => &mut table.any_host,
+            };
+            let (router, pattern) = match pattern.strip_suffix(REST) {
+                Some(tree) => (paths.tree(segments(tree)), tree),
+                None => (&mut paths.whole, pattern.as_str()),
             };
             let (first, second) = (place[0], place[place.len() - 1]);
             let place = place.into_iter().map(|i| routes[i].clone()).collect();
@@ -84,7 +99,7 @@ impl<T: Clone> RouteTable<T> {
     pub(super) fn find(&self, method: &str, host: Option<&str>, path: &str) -> Found<'_, T> {
         let place = self
             .find_host(host, path)
-            .or_else(|| self.any_host.at(path).ok().map(|m| m.value));
+            .or_else(|| self.any_host.find(path));
         let Some(place) = place else {
             return Found::Nothing;
         };
@@ -106,9 +121,54 @@ impl<T: Clone> RouteTable<T> {
             .rsplit_once(':')
             .map_or(host.as_str(), |(name, _)| name);
         let routers = [self.hosts.get(&host), self.hosts.get(name)];
-        let mut routers = routers.into_iter().flatten();
-        routers.find_map(|router| router.at(path).ok().map(|m| m.value))
+        routers.into_iter().flatten().find_map(|of| of.find(path))
     }
+}
+
+impl<T> Paths<T> {
+    fn tree(&mut self, segments: usize) -> &mut Router<Place<T>> {
+        let at = self.trees.partition_point(|(other, _)| *other > segments);
+        if self
+            .trees
+            .get(at)
+            .is_none_or(|(found, _)| *found != segments)
+        {
+            self.trees.insert(at, (segments, Router::new()));
+        }
+        &mut self.trees[at].1
+    }
+
+    fn find(&self, path: &str) -> Option<&Place<T>> {
+        if let Ok(found) = self.whole.at(path) {
+            return Some(found.value);
+        }
+        let mut trees = self.trees.iter();
+        trees.find_map(|(segments, router)| {
+            let tree = first_segments(path, *segments)?;
+            router.at(tree).ok().map(|found| found.value)
+        })
+    }
+}
+
+impl<T> Default for Paths<T> {
+    fn default() -> Self {
+        Self {
+            whole: Router::new(),
+            trees: Vec::new(),
+        }
+    }
+}
+
+/// Segments of a path up to a last slash, 2 in `/a/b/`.
+fn segments(tree: &str) -> usize {
+    tree.matches('/').count() - 1
+}
+
+/// The beginning of `path` with so many segments and the slash after them.
+fn first_segments(path: &str, segments: usize) -> Option<&str> {
+    let mut slashes = path.match_indices('/');
+    let (at, _) = slashes.nth(segments)?;
+    path.starts_with('/').then(|| &path[..=at])
 }
 
 /// The parameters of `path` under the route that it matched, as the client
@@ -184,6 +244,27 @@ mod tests {
             ("/items/7/parts", "/*"),
         ] {
             assert_eq!(target(&table, None, path), Some(want), "{path}");
+        }
+    }
+
+    #[test]
+    fn trees_stand_beside_parameters() {
+        let table = table(&["/a/*", "/a/:x", "/a/:x/*", "/a/b/*", "/:y/c/d", "/*"]);
+        for (path, want) in [
+            ("/a", "/a/*"),
+            ("/a/", "/a/*"),
+            ("/a/1", "/a/:x"),
+            ("/a/1/", "/a/:x/*"),
+            ("/a/1/2", "/a/:x/*"),
+            ("/a/b", "/a/b/*"),
+            ("/a/b/2", "/a/b/*"),
+            ("/a/c/d", "/:y/c/d"),
+            ("/b/c/e", "/*"),
+        ] {
+            assert_eq!(target(&table, None, path), Some(want), "{path}");
+        }
+        for path in ["", "*", "a/b"] {
+            assert_eq!(target(&table, None, path), None, "{path}");
         }
     }
 
