@@ -1,3 +1,4 @@
+mod aggressors;
 mod faults;
 pub(crate) mod fixture;
 mod hostile;
