@@ -32,3 +32,14 @@ mod tls;
 pub use app::{App, AppError, Endpoint, shutdown_signal};
 pub use cli::Cli;
 pub use config::{ArchiveConfig, CertificatesConfig, Config, ConfigError, LimitsConfig};
+
+/// Body of a fuzz target, for fuzz/ alone.
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing {
+    /// Describes a component or refuses it; it must not panic.
+    pub fn describe_component(bytes: &[u8]) {
+        let handler = fleet_api::artifact::ArtifactKind::Handler;
+        let _ = crate::inspect::describe(handler, bytes);
+    }
+}

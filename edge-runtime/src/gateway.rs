@@ -13,6 +13,8 @@
 mod admin;
 mod body;
 mod dispatch;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod idle;
 mod listen;
 /// Answers that the runtime itself gives.

@@ -19,6 +19,8 @@ mod compile;
 mod engine;
 mod error;
 mod exchange;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod guest_log;
 mod handler;
 mod limits;

@@ -42,3 +42,11 @@ mod clock;
 mod disk;
 
 pub use causes::chain;
+
+/// Bodies of the fuzz targets, for fuzz/ alone.
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing {
+    pub use crate::gateway::fuzzing::Connections;
+    pub use crate::handlers::fuzzing::{Preparation, origins, routes};
+}

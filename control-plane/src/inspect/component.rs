@@ -126,7 +126,8 @@ impl Shape {
                     for memory in memories {
                         let memory = memory?;
                         let page = 1_u64 << memory.page_size_log2.unwrap_or(16);
-                        shape.memory_bytes += memory.initial.saturating_mul(page);
+                        let bytes = memory.initial.saturating_mul(page);
+                        shape.memory_bytes = shape.memory_bytes.saturating_add(bytes);
                     }
                 }
                 Payload::ComponentImportSection(section) if depth == 1 => {

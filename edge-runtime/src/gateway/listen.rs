@@ -181,7 +181,7 @@ async fn accept(
     }
 }
 
-fn protocol() -> auto::Builder<TokioExecutor> {
+pub(super) fn protocol() -> auto::Builder<TokioExecutor> {
     let mut protocol = auto::Builder::new(TokioExecutor::new());
     protocol
         .http1()
@@ -201,12 +201,12 @@ fn protocol() -> auto::Builder<TokioExecutor> {
 }
 
 /// When connections end, and how long their requests may go on from then.
-struct Stop {
-    stop: CancellationToken,
-    drain: Duration,
+pub(super) struct Stop {
+    pub(super) stop: CancellationToken,
+    pub(super) drain: Duration,
 }
 
-async fn connection<I, S, F>(
+pub(super) async fn connection<I, S, F>(
     stream: I,
     protocol: &auto::Builder<TokioExecutor>,
     service: S,

@@ -85,3 +85,16 @@ fn refuses_damaged_components() {
         let _ = describe(&changed);
     }
 }
+
+#[test]
+fn memories_beyond_measure_are_summed() {
+    let memories = "(core module (memory i64 0x1000000000000) (memory i64 0x1000000000000))";
+    let bytes = component(&format!(
+        "{memories} {HANDLE} (export \"wasi:http/incoming-handler@0.2.3\" (instance $h))"
+    ));
+    let words = describe(&bytes).expect("valid");
+    assert!(
+        words.ends_with("needs at least 18446744073709551615B of memory"),
+        "{words}"
+    );
+}

@@ -22,6 +22,9 @@ use crate::handlers::tests::fixture::{self, component, hostile, reflecting};
 
 const GREETING: &str = "hello from a component";
 
+/// A body that comes as the test says.
+type Sent = StreamBody<ReceiverStream<Result<Frame<Bytes>, std::io::Error>>>;
+
 fn roomy() -> Limits {
     Limits {
         request_body: ByteSize(200 << 20),
@@ -54,10 +57,9 @@ async fn each_chunk_comes_back_before_the_next_is_sent() {
 #[tokio::test]
 async fn over_http_2_chunks_and_trailers_go_both_ways() {
     let served = Served::code(reflecting::ECHO).await;
-    let client: Client<_, StreamBody<ReceiverStream<Result<Frame<Bytes>, std::io::Error>>>> =
-        Client::builder(TokioExecutor::new())
-            .http2_only(true)
-            .build_http();
+    let client: Client<_, Sent> = Client::builder(TokioExecutor::new())
+        .http2_only(true)
+        .build_http();
     let (sender, frames) = mpsc::channel(1);
     let body = StreamBody::new(ReceiverStream::new(frames));
     let request = Request::post(&served.gateway.url).body(body).unwrap();

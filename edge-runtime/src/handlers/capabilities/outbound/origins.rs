@@ -41,7 +41,7 @@ impl Origins {
         Ok(Self::Only(only))
     }
 
-    pub(super) fn allow(&self, uri: &Uri) -> bool {
+    pub(crate) fn allow(&self, uri: &Uri) -> bool {
         match (self, origin(uri)) {
             (_, None) => false,
             (Self::All, Some(_)) => true,
