@@ -6,7 +6,9 @@ use fleet_api::units::ByteSize;
 use super::client::Served;
 use super::{LOCAL, get};
 use crate::gateway::{Gateway, TlsFiles};
-use crate::handlers::tests::fixture::{self, component, component_of, hostile, reflecting};
+use crate::handlers::tests::fixture::{
+    self, component, component_of, hostile, reflecting, service,
+};
 
 const GREETING: &str = "hello from a component";
 
@@ -21,7 +23,7 @@ async fn guests_see_method_scheme_authority_and_path() {
 }
 
 #[tokio::test]
-async fn over_tls_guests_see_https() {
+async fn over_tls_guests_of_both_worlds_see_https() {
     let dir = tempfile::tempdir().unwrap();
     let key = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let files = TlsFiles {
@@ -30,23 +32,34 @@ async fn over_tls_guests_see_https() {
     };
     std::fs::write(&files.cert, key.cert.pem()).unwrap();
     std::fs::write(&files.key, key.signing_key.serialize_pem()).unwrap();
-    let gateway = Gateway::bind(LOCAL.parse().unwrap()).await.unwrap();
-    let gateway = gateway.with_tls(&files).unwrap();
-    let guest = component(reflecting::REFLECT);
-    let served = Served::on(gateway, guest, Limits::default()).await;
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let port = served.address().rsplit_once(':').unwrap().1.to_owned();
-    for http1_only in [false, true] {
+    let client = |http1_only| {
         let ca = reqwest::Certificate::from_pem(key.cert.pem().as_bytes()).unwrap();
         let mut client = reqwest::Client::builder().tls_certs_only([ca]);
         if http1_only {
             client = client.http1_only();
         }
-        let url = format!("https://localhost:{port}/x");
-        let answer = client.build().unwrap().get(url).send().await.unwrap();
-        let seen = answer.text().await.unwrap();
-        assert_eq!(seen, format!("01 localhost:{port}/x"));
+        client.build().unwrap()
+    };
+    for (guest, seen) in [
+        (component(reflecting::REFLECT), "01 localhost:"),
+        (service::scheme(), "LoopDetected"),
+    ] {
+        let gateway = Gateway::bind(LOCAL.parse().unwrap()).await.unwrap();
+        let gateway = gateway.with_tls(&files).unwrap();
+        let served = Served::on(gateway, guest, Limits::default()).await;
+        let port = served.address().rsplit_once(':').unwrap().1.to_owned();
+        for http1_only in [false, true] {
+            let url = format!("https://localhost:{port}/x");
+            let answer = client(http1_only).get(url).send().await.unwrap();
+            let told = answer.text().await.unwrap();
+            assert!(told.contains(seen), "{told}");
+        }
     }
+    let plain = Served::guest(service::scheme(), Limits::default()).await;
+    let (status, _, told) = get(&plain.gateway.url, false).await;
+    assert_eq!(status, 502);
+    assert!(told.contains("HttpRequestDenied"), "{told}");
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ pub(crate) mod calling;
 pub(crate) mod hostile;
 mod processor;
 pub(crate) mod reflecting;
+pub(crate) mod service;
 mod world;
 
 pub(super) use processor::processor;
