@@ -95,6 +95,10 @@ pub(crate) struct NewHandlerArgs {
 pub(crate) enum Lang {
     /// Rust, with the guest SDK.
     Rust,
+    /// JavaScript, built with componentize-js.
+    Js,
+    /// Python, built with componentize-py.
+    Python,
 }
 
 #[derive(Debug, Args)]

@@ -1,5 +1,9 @@
 //! `edgectl new handler`: a project that builds, with a test.
 
+mod js;
+mod python;
+mod rust;
+
 use std::fs;
 use std::path::Path;
 
@@ -11,74 +15,6 @@ use crate::output::Format;
 
 /// A file of the project and its text.
 type File = (&'static str, &'static str);
-
-/// The files of a Rust project; the guest SDK comes along, so that the project builds anywhere.
-const RUST: [File; 22] = [
-    (
-        "Cargo.toml",
-        include_str!("../templates/rust/Cargo.toml.txt"),
-    ),
-    ("README.md", include_str!("../templates/rust/README.md")),
-    (
-        "deployment.toml",
-        include_str!("../templates/rust/deployment.toml.txt"),
-    ),
-    (".gitignore", "/target\n"),
-    ("src/lib.rs", include_str!("../templates/rust/lib.rs")),
-    ("sdk/Cargo.toml", include_str!("../../guest-sdk/Cargo.toml")),
-    ("sdk/src/lib.rs", include_str!("../../guest-sdk/src/lib.rs")),
-    (
-        "sdk/src/config.rs",
-        include_str!("../../guest-sdk/src/config.rs"),
-    ),
-    (
-        "sdk/src/http.rs",
-        include_str!("../../guest-sdk/src/http.rs"),
-    ),
-    (
-        "sdk/src/keyvalue.rs",
-        include_str!("../../guest-sdk/src/keyvalue.rs"),
-    ),
-    ("sdk/src/log.rs", include_str!("../../guest-sdk/src/log.rs")),
-    (
-        "sdk/src/model.rs",
-        include_str!("../../guest-sdk/src/model.rs"),
-    ),
-    (
-        "sdk/src/outbound.rs",
-        include_str!("../../guest-sdk/src/outbound.rs"),
-    ),
-    (
-        "sdk/src/router.rs",
-        include_str!("../../guest-sdk/src/router.rs"),
-    ),
-    (
-        "sdk/src/stream.rs",
-        include_str!("../../guest-sdk/src/stream.rs"),
-    ),
-    (
-        "wit/capabilities.wit",
-        include_str!("../../wit/capabilities.wit"),
-    ),
-    ("wit/processor.wit", include_str!("../../wit/processor.wit")),
-    ("wit/streams.wit", include_str!("../../wit/streams.wit")),
-    (
-        "wit/deps/wasi-keyvalue-0.2.0-draft/package.wit",
-        include_str!("../../wit/deps/wasi-keyvalue-0.2.0-draft/package.wit"),
-    ),
-    (
-        "wit/deps/wasi-logging-0.1.0-draft/package.wit",
-        include_str!("../../wit/deps/wasi-logging-0.1.0-draft/package.wit"),
-    ),
-    (
-        "wit/deps/wasi-nn-0.2.0-rc-2024-10-28/package.wit",
-        include_str!("../../wit/deps/wasi-nn-0.2.0-rc-2024-10-28/package.wit"),
-    ),
-    (
-        "wit/deps/wasi-config-0.2.0-rc.1/package.wit",
-        include_str!("../../wit/deps/wasi-config-0.2.0-rc.1/package.wit"),
-    ),
-];
 
 /// Makes the project in a folder of its name.
 ///
@@ -93,8 +29,10 @@ pub(crate) fn handler(args: &NewHandlerArgs, format: Format) -> Result<()> {
     if !name.starts_with(|c: char| c.is_ascii_alphabetic()) {
         bail!("{name} cannot be the name of a project: let it begin with a letter");
     }
-    let files: &[File] = match args.lang {
-        Lang::Rust => &RUST,
+    let (files, code, next): (&[File], _, _) = match args.lang {
+        Lang::Rust => (&rust::FILES, "src/lib.rs", rust::NEXT),
+        Lang::Js => (&js::FILES, "src/handler.js", js::NEXT),
+        Lang::Python => (&python::FILES, "src/handler.py", python::NEXT),
     };
     if let Err(error) = write(folder, name, files) {
         let _ = fs::remove_dir_all(folder);
@@ -107,21 +45,17 @@ pub(crate) fn handler(args: &NewHandlerArgs, format: Format) -> Result<()> {
         );
         return Ok(());
     }
-    let file = crate_file(name);
-    println!(
-        "made {name}: its code is in {name}/src/lib.rs\n\n  cd {name}\n  cargo test\n  \
-         cargo build --release --target wasm32-wasip2\n  \
-         edge-runtime serve --watch target/wasm32-wasip2/release/{file}.wasm"
-    );
+    println!("made {name}: its code is in {name}/{code}\n\n  cd {name}");
+    for command in filled(next, name).lines() {
+        println!("  {command}");
+    }
     Ok(())
 }
 
 fn write(folder: &Path, name: &str, files: &[File]) -> Result<()> {
     for (path, text) in files {
         let path = folder.join(path);
-        let text = text
-            .replace("{{name}}", name)
-            .replace("{{file}}", &crate_file(name));
+        let text = filled(text, name);
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent).with_context(|| format!("make {}", parent.display()))?;
         }
@@ -130,9 +64,10 @@ fn write(folder: &Path, name: &str, files: &[File]) -> Result<()> {
     Ok(())
 }
 
-/// What cargo names the built file.
-fn crate_file(name: &str) -> String {
-    name.replace('-', "_")
+/// A text with the project's name in its places; cargo names files by the other form.
+fn filled(text: &str, name: &str) -> String {
+    text.replace("{{name}}", name)
+        .replace("{{file}}", &name.replace('-', "_"))
 }
 
 #[cfg(test)]
@@ -152,7 +87,7 @@ mod tests {
                 .collect()
         };
         let given = |prefix: &str| -> BTreeSet<String> {
-            let inside = RUST
+            let inside = rust::FILES
                 .iter()
                 .filter_map(|(path, _)| path.strip_prefix(prefix));
             inside
@@ -163,5 +98,26 @@ mod tests {
         assert_eq!(given("sdk/src/"), files("guest-sdk/src"));
         assert_eq!(given("wit/deps/"), files("wit/deps"));
         assert_eq!(given("wit/"), files("wit"));
+    }
+
+    #[test]
+    fn a_locked_tool_is_the_one_asked_for_and_comes_from_wherever_npm_is_told_to_look() {
+        let read = |name: &str| -> serde_json::Value {
+            let (_, text) = js::FILES
+                .iter()
+                .find(|(path, _)| *path == name)
+                .expect(name);
+            serde_json::from_str(text).expect(name)
+        };
+        let (project, lock) = (read("package.json"), read("package-lock.json"));
+        assert_eq!(
+            lock["packages"][""]["devDependencies"],
+            project["devDependencies"]
+        );
+        let packages = lock["packages"].as_object().expect("packages");
+        for (name, package) in packages.iter().filter(|(name, _)| !name.is_empty()) {
+            assert!(package["integrity"].is_string(), "{name} has no digest");
+            assert!(package["resolved"].is_null(), "{name} names a registry");
+        }
     }
 }
