@@ -30,6 +30,7 @@ pub(super) struct Call {
     pub(super) deadline: Instant,
     pub(super) timeout: Duration,
     answer: Mutex<Option<Answer>>,
+    answered: AtomicBool,
     /// The client's body was larger than allowed.
     too_large: AtomicBool,
     /// The whole response has been taken from the guest.
@@ -48,6 +49,7 @@ impl Call {
             deadline: now + timeout,
             timeout,
             answer: Mutex::new(None),
+            answered: AtomicBool::new(false),
             too_large: AtomicBool::new(false),
             body_ended: AtomicBool::new(false),
         }
@@ -76,6 +78,12 @@ impl Call {
 
     pub(super) fn set_answer(&self, answer: Answer) {
         *self.answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer);
+        self.answered.store(true, Relaxed);
+    }
+
+    /// Whether the guest has answered, also if the answer has been taken.
+    pub(super) fn answered(&self) -> bool {
+        self.answered.load(Relaxed)
     }
 
     pub(super) fn take_answer(&self) -> Option<Answer> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use fleet_api::deployment::{Allow, Isolation, Limits, Route};
@@ -90,6 +90,8 @@ pub(super) struct Handler {
     node_memory: NodeMemory,
     pub(super) long_work: LongWork,
     warm: Warm<Instance>,
+    /// Its instances answer one call and then no more, as some engines' do.
+    answers_once: AtomicBool,
 }
 
 /// What all handlers of a node share.
@@ -106,6 +108,7 @@ pub(super) struct Instance {
     pub(super) store: Store<GuestState>,
     pub(super) guest: Guest,
     uses: u32,
+    has_answered: bool,
 }
 
 /// The right to run one call; given back when dropped.
@@ -137,6 +140,7 @@ impl Handler {
             node_memory: node.memory,
             long_work: node.long_work,
             warm: Warm::default(),
+            answers_once: AtomicBool::new(false),
             spec,
         }
     }
@@ -181,7 +185,7 @@ impl Handler {
 
     /// A warm instance, or a new one.
     pub(super) async fn instance(&self, call: &Arc<Call>) -> wasmtime::Result<Instance> {
-        if self.spec.isolation == Isolation::Reuse
+        if self.reuses()
             && let Some(mut instance) = self.warm.take()
         {
             instance.store.data_mut().begin(Arc::clone(call));
@@ -202,15 +206,36 @@ impl Handler {
             store,
             guest,
             uses: 0,
+            has_answered: false,
         })
     }
 
-    /// Takes an instance back after a call that went well.
+    fn reuses(&self) -> bool {
+        self.spec.isolation == Isolation::Reuse && !self.answers_once.load(Relaxed)
+    }
+
+    /// Takes an instance back after a call that ended without a fault. One that
+    /// had answered before and now has not is of a kind that answers once.
+    pub(super) fn done(&self, mut instance: Instance, answered: bool) {
+        if answered {
+            instance.has_answered = true;
+            self.give_back(instance);
+        } else if instance.has_answered && !self.answers_once.swap(true, Relaxed) {
+            let (handler, version) = (self.spec.name.as_str(), self.spec.version.as_str());
+            tracing::warn!(
+                handler,
+                version,
+                "an instance that had answered before gave no answer: from now on each request gets a new one"
+            );
+        }
+    }
+
+    /// Keeps an instance for the next call, where that is of use.
     pub(super) fn give_back(&self, mut instance: Instance) {
         let memory = instance.store.data().memory.used();
         self.stats.memory(memory);
         instance.uses += 1;
-        if self.spec.isolation != Isolation::Reuse
+        if !self.reuses()
             || instance.uses >= self.spec.limits.reuse_count
             || memory as u64 > self.spec.limits.memory.0 / 2
             || instance.store.data_mut().has_open_body()

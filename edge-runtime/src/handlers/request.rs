@@ -203,7 +203,7 @@ where
             }))
         }
         Ok(()) => {
-            handler.give_back(instance);
+            handler.done(instance, call.answered());
             Ok(None)
         }
         Err(error) => {

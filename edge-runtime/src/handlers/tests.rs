@@ -172,6 +172,20 @@ async fn every_request_has_an_instance_of_its_own_unless_reuse_is_asked_for() {
 }
 
 #[tokio::test]
+async fn what_answers_only_once_gets_a_new_instance_for_each_request_after_one_miss() {
+    let node = Node::new();
+    let mut spec = node.spec(&component(fixture::ONCE));
+    spec.isolation = Isolation::Reuse;
+    let prepared = node.prepare(spec).await.unwrap();
+    node.handlers.switch(vec![prepared]).unwrap();
+    let mut statuses = Vec::new();
+    for _ in 0..5 {
+        statuses.push(node.get().await.0.as_u16());
+    }
+    assert_eq!(statuses, [200, 502, 200, 200, 200]);
+}
+
+#[tokio::test]
 async fn a_processor_turns_a_batch_into_outputs_for_granted_streams_only() {
     use crate::handlers::ProcessRecord;
     use fleet_api::frame::Encoding;

@@ -43,6 +43,10 @@ pub(crate) const COUNT: &str = r#"
     (i32.store8 (i32.const 1024) (i32.add (i32.const 65) (global.get $calls)))
     (global.set $calls (i32.add (global.get $calls) (i32.const 1)))
     (call $begin (local.get 1)) (call $send (i32.const 1)) (call $end)"#;
+/// Answers the first call of this instance and no other.
+pub(super) const ONCE: &str = r#"(if (global.get $calls) (then return))
+    (global.set $calls (i32.const 1))
+    (call $begin (local.get 1)) (call $send (i32.const 22)) (call $end)"#;
 /// Stops with a fault at once.
 pub(crate) const TRAP: &str = "unreachable";
 /// Computes without end.
