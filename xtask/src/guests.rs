@@ -1,6 +1,8 @@
 //! Builds the guests of modules/ into artifacts/modules/, all in one call, so
 //! that what they share is compiled once.
 
+pub(crate) mod foreign;
+
 use std::{
     ffi::OsString,
     fs,
@@ -60,10 +62,7 @@ pub(crate) fn build(checkout: &Checkout) -> Result<()> {
         }
         command::output(&mut cargo)?;
         for name in &names {
-            let built = target
-                .join(TARGET)
-                .join("release")
-                .join(format!("{name}.wasm"));
+            let built = built(&target.join(TARGET).join("release"), name);
             let bytes =
                 fs::read(&built).with_context(|| format!("failed to read {}", built.display()))?;
             stamp::write(&place(name), &bytes)?;
@@ -86,6 +85,16 @@ fn names(checkout: &Checkout) -> Result<Vec<String>> {
     }
     names.sort();
     Ok(names)
+}
+
+/// Cargo names a program's file as the package, a library's with underscores.
+fn built(folder: &Path, name: &str) -> PathBuf {
+    let library = folder.join(format!("{}.wasm", name.replace('-', "_")));
+    if library.exists() {
+        library
+    } else {
+        folder.join(format!("{name}.wasm"))
+    }
 }
 
 fn cargo(checkout: &Checkout, toolchain: Toolchain, target: &Path) -> Result<Command> {

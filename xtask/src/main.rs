@@ -1,7 +1,7 @@
 //! Every chore of the repository: `cargo xtask setup|modules|test|demo|bench`.
 //!
 //! ```text
-//!   setup ──► artifacts/{lib,models,data,venv}     pins.toml says what and which
+//!   setup ──► artifacts/{lib,models,data,venv,tools}     pins.toml says what and which
 //!   modules ─► artifacts/modules/*.wasm
 //!   test, demo, bench ─► setup, modules, cargo build, then their own work
 //! ```
@@ -63,8 +63,14 @@ enum Chore {
 fn main() -> Result<()> {
     let checkout = Checkout::find()?;
     match Arguments::parse().chore {
-        Chore::Setup { all } => setup::run(&checkout, all),
-        Chore::Modules => guests::build(&checkout),
+        Chore::Setup { all } => {
+            setup::run(&checkout, all)?;
+            setup::builders(&checkout)
+        }
+        Chore::Modules => {
+            guests::build(&checkout)?;
+            guests::foreign::build(&checkout)
+        }
         Chore::Test { all } => suite::test(&checkout, all),
         Chore::Demo { arguments } => suite::run_program(&checkout, "demo", &arguments),
         Chore::Bench { arguments } => suite::run_program(&checkout, "fleet-bench", &arguments),

@@ -14,6 +14,8 @@ pub(crate) struct Pins {
     pub(crate) local: Vec<Local>,
     pub(crate) made: Vec<Made>,
     pub(crate) venv: Venv,
+    #[serde(rename = "builder")]
+    pub(crate) builders: Vec<Builder>,
     pub(crate) tools: Tools,
     pub(crate) debian: Debian,
 }
@@ -70,6 +72,16 @@ pub(crate) struct Venv {
     pub(crate) requirements: Vec<String>,
 }
 
+/// A Python package that brings what builds guests.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Builder {
+    pub(crate) package: String,
+    pub(crate) version: String,
+    /// Of its wheels, one for each kind of machine.
+    pub(crate) sha256: Vec<String>,
+}
+
 /// Versions of the slow clients.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -90,6 +102,12 @@ impl Pins {
     /// The table that this program was built with.
     pub(crate) fn load() -> Result<Self> {
         toml::from_str(include_str!("../pins.toml")).context("failed to read xtask/pins.toml")
+    }
+
+    /// The builder of this name.
+    pub(crate) fn builder(&self, package: &str) -> Result<&Builder> {
+        let found = self.builders.iter().find(|b| b.package == package);
+        found.with_context(|| format!("xtask/pins.toml has no builder {package}"))
     }
 
     /// The wheels for this kind of machine.

@@ -1,5 +1,6 @@
 //! Brings what the machine lacks, and leaves alone what is in place.
 
+pub(crate) mod builders;
 pub(crate) mod debian;
 mod derived;
 mod tools;
@@ -9,6 +10,7 @@ mod wheels;
 
 use anyhow::Result;
 
+use self::builders::Builders;
 use crate::{checkout::Checkout, pins::Pins, progress};
 
 /// All parts, in the order in which they need each other. `all` adds clients
@@ -26,6 +28,11 @@ pub(crate) fn run(checkout: &Checkout, all: bool) -> Result<()> {
         tools::ensure(checkout, &pins)?;
     }
     Ok(())
+}
+
+/// What builds guests in other languages, which tests need beside [`run`].
+pub(crate) fn builders(checkout: &Checkout) -> Result<()> {
+    Builders::ensure(checkout, &Pins::load()?).map(drop)
 }
 
 /// What the benchmarks need beside [`run`].

@@ -69,6 +69,9 @@ pub(crate) fn test(checkout: &Checkout, all: bool) -> Result<()> {
     };
     steps.run("setup", || setup::run(checkout, all))?;
     steps.run("guests", || guests::build(checkout))?;
+    steps.run("guests in other languages", || {
+        guests::foreign::build(checkout)
+    })?;
     if all {
         steps.run("example guests", || build_examples(checkout))?;
     }
