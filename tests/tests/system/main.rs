@@ -6,6 +6,7 @@
 mod changed_artifact;
 mod first_handler;
 mod fixtures;
+mod foreign_guests;
 mod full_disk;
 mod joining;
 mod kept_values;
