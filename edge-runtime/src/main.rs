@@ -1,5 +1,6 @@
 //! The edge runtime's binary: arguments, logging, one command, an exit code.
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -59,11 +60,14 @@ fn quiet_libraries() {
 
 fn log_to_stderr(cli: &Cli) -> log::LogGuard {
     // The first line of `serve` says where it serves, so that programs need not look for it.
-    let default = if matches!(cli.command, Command::Serve(_)) {
-        "error"
-    } else {
+    // People are told before that why it takes its time.
+    let default = match cli.command {
+        Command::Serve(_) if std::io::stderr().is_terminal() => {
+            "error,edge_runtime::handlers::compile=info"
+        }
+        Command::Serve(_) => "error",
         // That crate's warnings are in a guest's hands, outside of its share of the log.
-        "info,wasmtime_wasi_http=error"
+        _ => "info,wasmtime_wasi_http=error",
     };
     log::to_stderr(cli.log.as_deref().unwrap_or(default), cli.log_json)
 }

@@ -21,6 +21,27 @@ async fn a_request_under_way_ends_on_the_version_that_it_began_on() {
 }
 
 #[tokio::test]
+async fn an_old_version_goes_with_its_last_request_and_gives_its_memory_back() {
+    let node = Node::new();
+    let mut old = node.spec(&component(fixture::SLOW));
+    old.isolation = Isolation::Reuse;
+    let old = node.prepare(old).await.unwrap();
+    let weak = std::sync::Arc::downgrade(&old.0);
+    node.handlers.switch(vec![old]).unwrap();
+    assert_eq!(node.get().await.0, StatusCode::OK);
+    let memory = || node.handlers.0.node.memory.used();
+    assert!(memory() > 0, "an instance is warm");
+    let handlers = node.handlers.clone();
+    let slow = tokio::spawn(async move { read(handlers.serve(request("/")).await).await });
+    eventually(|| node.health().in_flight == 1).await;
+    node.handlers.switch(Vec::new()).unwrap();
+    assert!(weak.upgrade().is_some() && memory() > 0);
+    assert_eq!(slow.await.unwrap().0, StatusCode::OK);
+    assert!(weak.upgrade().is_none());
+    assert_eq!(memory(), 0);
+}
+
+#[tokio::test]
 async fn no_request_fails_while_versions_change() {
     let node = Node::serving(fixture::HELLO, Limits::default()).await;
     let handlers = node.handlers.clone();
