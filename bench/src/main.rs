@@ -2,6 +2,7 @@
 //!
 //! Rounds of compared programs alternate, so that a busy machine slows both; medians are told.
 
+mod aggressors;
 mod handlers;
 mod inference;
 mod ingest;
@@ -49,6 +50,8 @@ enum What {
     Handlers(HandlersArgs),
     /// Versions that change under load.
     Swaps,
+    /// A handler beside one that does its worst.
+    Aggressors,
     /// Memory of many idle handlers.
     Many {
         /// How many.
@@ -79,6 +82,7 @@ async fn main() -> Result<()> {
         What::Memory => memory::measure(rounds, &mut report).await?,
         What::Start => start::measure(rounds, &mut report).await?,
         What::Swaps => swaps::measure(&mut report).await?,
+        What::Aggressors => aggressors::measure(rounds, &mut report).await?,
         What::Many { count } => start::many(count.max(2), &mut report).await?,
         What::Handlers(args) => handlers::measure(rounds, &args, &mut report).await?,
         What::Inference => inference::measure(rounds, &mut report).await?,
