@@ -23,6 +23,7 @@ mod exchange;
 pub(crate) mod fuzzing;
 mod guest_log;
 mod handler;
+mod idle_code;
 mod limits;
 mod long_work;
 mod machine;
@@ -261,6 +262,7 @@ impl Handlers {
                 name: handler.spec.name.clone(),
                 reason,
             })?;
+        idle_code::let_go(compiled.component.image_range());
         Ok(PreparedHandler(handler))
     }
 

@@ -1,5 +1,6 @@
 //! HTTP handlers: whole requests in, whole responses out.
 
+use std::cell::OnceCell;
 use std::io::{self, Read as _, Write as _};
 
 use serde::{Serialize, de::DeserializeOwned};
@@ -27,7 +28,21 @@ pub struct Request {
     pub path: String,
     /// The body; empty if there was none.
     pub body: Vec<u8>,
-    headers: Vec<(String, Vec<u8>)>,
+    headers: Headers,
+}
+
+/// Headers, fetched from the host when one is asked for.
+#[derive(Default)]
+struct Headers {
+    fetched: OnceCell<Vec<(String, Vec<u8>)>>,
+    host: Option<Fields>,
+}
+
+impl Headers {
+    fn all(&self) -> &[(String, Vec<u8>)] {
+        let fetch = || self.host.as_ref().map(Fields::entries).unwrap_or_default();
+        self.fetched.get_or_init(fetch)
+    }
 }
 
 impl Request {
@@ -38,7 +53,7 @@ impl Request {
             method,
             path: path.to_owned(),
             body: Vec::new(),
-            headers: Vec::new(),
+            headers: Headers::default(),
         }
     }
 
@@ -52,7 +67,9 @@ impl Request {
     /// The same request with one more header.
     #[must_use]
     pub fn with_header(mut self, name: &str, value: &str) -> Self {
-        self.headers.push((name.to_owned(), value.into()));
+        let mut all = self.headers.all().to_vec();
+        all.push((name.to_owned(), value.into()));
+        self.headers.fetched = OnceCell::from(all);
         self
     }
 
@@ -60,6 +77,7 @@ impl Request {
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers
+            .all()
             .iter()
             .find(|(key, _)| key.eq_ignore_ascii_case(name))
             .and_then(|(_, value)| std::str::from_utf8(value).ok())
@@ -205,7 +223,10 @@ fn read(incoming: &IncomingRequest, max_bytes: u64) -> Result<Request, Response>
     Ok(Request {
         method: incoming.method(),
         path: incoming.path_with_query().unwrap_or_else(|| "/".to_owned()),
-        headers: incoming.headers().entries(),
+        headers: Headers {
+            fetched: OnceCell::new(),
+            host: Some(incoming.headers()),
+        },
         body,
     })
 }
