@@ -18,6 +18,7 @@ use crate::gateway::{Admin, Gateway, Parts};
 use crate::handlers::{Handlers, HandlersConfig};
 use crate::health::NodeHealth;
 use crate::identity::Identity;
+use crate::idle_code;
 use crate::keyvalue::KeyValue;
 use crate::models::{Models, ModelsConfig};
 use crate::processors::{self, Processors};
@@ -132,6 +133,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         "url": serving, "admin_url": admin_url, "node": identity.node, "pid": std::process::id(),
     }))?;
     eprintln!("serving {serving}\nadmin {admin_url}");
+    tokio::task::spawn_blocking(idle_code::let_go_of_start);
 
     let cause = tokio::select! {
         () = stopped => None,

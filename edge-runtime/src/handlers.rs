@@ -23,7 +23,6 @@ mod exchange;
 pub(crate) mod fuzzing;
 mod guest_log;
 mod handler;
-mod idle_code;
 mod limits;
 mod long_work;
 mod machine;
@@ -73,6 +72,7 @@ use routes::{Found, RouteTable};
 use world::World;
 
 use crate::gateway::{Body, reply};
+use crate::idle_code;
 use crate::keyvalue::KeyValue;
 use crate::models::Models;
 use crate::streams::Streams;

@@ -40,6 +40,7 @@ mod backoff;
 mod causes;
 mod clock;
 mod disk;
+mod idle_code;
 
 pub use causes::chain;
 

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::app::stop_signal;
 use crate::gateway::{Admin, Gateway, Parts, Status, TlsFiles};
 use crate::handlers::{HandlerSpec, Handlers, HandlersConfig, Secrets};
+use crate::idle_code;
 use crate::keyvalue::KeyValue;
 use crate::models::{ModelSpec, Models, ModelsConfig};
 use crate::streams::{BufferConfig, Streams};
@@ -146,6 +147,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let stopped = stop_signal().context("listen for signals")?;
     tokio::spawn(cancel_at(stopped, stop.clone()));
     eprintln!("serving {}", gateway.url());
+    tokio::task::spawn_blocking(idle_code::let_go_of_start);
     if let Some(admin) = admin {
         eprintln!("admin {}", admin.url());
         let status = Arc::new(Served {

@@ -1,10 +1,11 @@
-//! Compiled code that nobody runs takes no memory.
+//! Code that nobody runs takes no memory.
 //!
-//! Preparing a component touches most of its file's pages, and the kernel keeps
-//! them mapped until memory is short. They are let go once the component has
-//! been tried; what is then run comes back from the page cache.
+//! Preparing a component touches most pages of its compiled file, and starting
+//! up touches many of the program's own; the kernel keeps them mapped until
+//! memory is short. They are let go when that is over: what is then run comes
+//! back from the page cache.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
@@ -18,10 +19,35 @@ const OF_FILE: u64 = 1 << 61;
 const ENTRY_BYTES: usize = 8;
 
 /// Unmaps the unchanged pages of a file mapped at `range`.
-pub(super) fn let_go(range: Range<*const u8>) {
+pub(crate) fn let_go(range: Range<*const u8>) {
     if let Err(error) = unmap(range.start as usize..range.end as usize) {
         tracing::debug!("the pages of compiled code stay mapped: {error}");
     }
+}
+
+/// Unmaps the program's own code, once it has started up.
+pub(crate) fn let_go_of_start() {
+    let unmapped = own_code().and_then(|ranges| ranges.into_iter().try_for_each(unmap));
+    if let Err(error) = unmapped {
+        tracing::debug!("the program's pages stay mapped: {error}");
+    }
+}
+
+/// Where the program's file is mapped to be run.
+fn own_code() -> io::Result<Vec<Range<usize>>> {
+    let program = std::env::current_exe()?;
+    let program = program.to_string_lossy();
+    let maps = fs::read_to_string("/proc/self/maps")?;
+    let ranges = maps.lines().filter_map(|line| {
+        let (range, rest) = line.split_once(' ')?;
+        if !rest.starts_with("r-xp") || !rest.ends_with(&*program) {
+            return None;
+        }
+        let (start, end) = range.split_once('-')?;
+        let address = |text| usize::from_str_radix(text, 16).ok();
+        Some(address(start)?..address(end)?)
+    });
+    Ok(ranges.collect())
 }
 
 fn unmap(range: Range<usize>) -> io::Result<()> {
@@ -34,18 +60,28 @@ fn unmap(range: Range<usize>) -> io::Result<()> {
         let entry = u64::from_ne_bytes(entry.try_into().expect("chunks have this size"));
         entry & PRESENT != 0 && entry & OF_FILE != 0
     });
-    for (number, _) in pages.zip(clean).filter(|(_, clean)| *clean) {
-        let at = std::ptr::without_provenance_mut(number * page);
-        #[expect(
-            unsafe_code,
-            reason = "advice on a mapping that another crate has made"
-        )]
-        // SAFETY: the page is a clean page of a private file mapping that stays mapped while its
-        // component lives, which the caller holds. Code is read-only once it is loaded, so the
-        // page holds what the file holds, and reading it again gives the same.
-        unsafe {
-            madvise(at, page, Advice::LinuxDontNeed)?;
+    let mut run = pages.start..pages.start;
+    for (number, clean) in pages.zip(clean) {
+        if !clean {
+            drop_run(&run, page)?;
+            run.start = number + 1;
         }
+        run.end = number + 1;
+    }
+    drop_run(&run, page)
+}
+
+fn drop_run(run: &Range<usize>, page: usize) -> io::Result<()> {
+    if run.is_empty() {
+        return Ok(());
+    }
+    let at = std::ptr::without_provenance_mut(run.start * page);
+    #[expect(unsafe_code, reason = "advice on a mapping that others have made")]
+    // SAFETY: these are clean pages of a private file mapping that stays mapped: the program's
+    // own, or that of a component which the caller holds. Code is read-only once it is loaded, so
+    // they hold what the file holds, and reading them again gives the same.
+    unsafe {
+        madvise(at, run.len() * page, Advice::LinuxDontNeed)?;
     }
     Ok(())
 }
@@ -55,6 +91,14 @@ mod tests {
     use std::io::Write as _;
 
     use super::*;
+
+    #[test]
+    fn the_program_finds_its_own_code() {
+        let here = the_program_finds_its_own_code as fn() as usize;
+        let code = own_code().unwrap();
+        assert!(code.iter().any(|range| range.contains(&here)));
+        let_go_of_start();
+    }
 
     #[test]
     fn clean_pages_of_a_file_go_and_read_the_same_again() {
