@@ -30,7 +30,7 @@ struct Args {
     /// Also write the figures as JSON.
     #[arg(long, global = true, value_name = "FILE")]
     json: Option<std::path::PathBuf>,
-    /// Build wasmtime 48 first if it is not there; takes half an hour.
+    /// Build wasmtime 48 first if it is not there; takes a quarter of an hour.
     #[arg(long, global = true)]
     with_wasmtime: bool,
     /// What to measure; everything if it is not named.

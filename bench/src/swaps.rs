@@ -69,7 +69,7 @@ pub(crate) async fn measure(report: &mut Report) -> Result<()> {
     );
     report.add("swap of a cached component, read to switch", "ms", times);
     report.add(
-        "memory after 100 swaps to before",
+        "memory after 100 swaps under load to idle before",
         "x",
         vec![after / before],
     );

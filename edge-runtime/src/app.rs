@@ -116,7 +116,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     ));
     tasks.spawn(processors::run(
         processors,
-        handlers,
+        handlers.clone(),
         streams.clone(),
         stop.clone(),
     ));
@@ -154,7 +154,11 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     if drained.await.is_err() {
         tracing::warn!("some parts did not end in time");
     }
-    tokio::task::spawn_blocking(move || streams.close())
+    let close = move || {
+        handlers.stop();
+        streams.close();
+    };
+    tokio::task::spawn_blocking(close)
         .await
         .context("close the buffer")?;
     cause.map_or(Ok(()), Err)

@@ -328,6 +328,11 @@ impl Handlers {
         request::respond(handler, request).await
     }
 
+    /// Ends what still computes, after the last request; blocks.
+    pub(crate) fn stop(&self) {
+        self.0.node.long_work.stop();
+    }
+
     /// Runs a batch of `stream` through the processor `handler`.
     ///
     /// # Errors

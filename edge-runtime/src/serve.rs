@@ -161,14 +161,18 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
         tokio::spawn(reload(handlers.clone(), args, watch));
     }
     let parts = Parts {
-        handlers,
+        handlers: handlers.clone(),
         models,
         streams: streams.clone(),
     };
     gateway.serve(parts, DRAIN, stop).await;
-    if let Some(streams) = streams {
-        tokio::task::spawn_blocking(move || streams.close()).await?;
-    }
+    let close = move || {
+        handlers.stop();
+        if let Some(streams) = streams {
+            streams.close();
+        }
+    };
+    tokio::task::spawn_blocking(close).await?;
     Ok(())
 }
 

@@ -136,14 +136,17 @@ fn base(calls: Calls) -> Config {
     config
 }
 
-/// One component is usually two to four core instances with two tables.
+/// What a component consists of must not bound how many there are: those of
+/// Rust are two to four core instances with two tables, those of Python dozens.
+/// Numbers of core instances cost nothing, tables cost address space.
+///
 /// Pages that a guest has touched stay in the slot and are reset in place.
 fn pool(slots: u32, reservation: u64) -> PoolingAllocationConfig {
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(slots)
-        .total_core_instances(slots * 4)
+        .total_core_instances(slots * 64)
         .total_memories(slots * 2)
-        .total_tables(slots * 4)
+        .total_tables(slots * 8)
         .total_stacks(slots * 2)
         .max_core_instances_per_component(64)
         .max_memories_per_component(16)

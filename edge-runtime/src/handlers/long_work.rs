@@ -6,7 +6,7 @@
 //! its like and not from the requests that others answer in microseconds.
 
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::thread;
 use std::time::Duration;
@@ -17,6 +17,9 @@ use tokio::task::JoinHandle;
 /// CPU time of a call after which it counts as long.
 pub(super) const LONG: Duration = Duration::from_millis(10);
 
+/// How long a stop waits for work to pause.
+const STOP: Duration = Duration::from_secs(1);
+
 /// How far the threads step back behind the serving ones.
 const NICE: i32 = 10;
 
@@ -24,7 +27,11 @@ const NICE: i32 = 10;
 #[derive(Clone, Default)]
 pub(super) struct LongWork(Arc<OnceLock<Option<Threads>>>);
 
-struct Threads(Option<Runtime>);
+struct Threads {
+    handle: Handle,
+    /// None once they have been stopped.
+    runtime: Mutex<Option<Runtime>>,
+}
 
 /// Work that has moved; dropping it ends the work at its next pause.
 pub(super) struct Moved<T>(JoinHandle<T>);
@@ -37,12 +44,22 @@ impl LongWork {
         F::Output: Send + 'static,
     {
         let threads = self.0.get_or_init(Threads::start).as_ref();
-        let Some(runtime) = threads.and_then(|threads| threads.0.as_ref()) else {
+        let Some(threads) = threads else {
             return Err(work);
         };
         // Timers, sockets and tasks of the work stay with the serving runtime.
         let home = Handle::current();
-        Ok(Moved(runtime.spawn(AtHome { home, work })))
+        Ok(Moved(threads.handle.spawn(AtHome { home, work })))
+    }
+
+    /// Ends all work at its next pause, while the timers that it waits for are
+    /// still there. Blocks, for [`STOP`] at most.
+    pub(super) fn stop(&self) {
+        if let Some(Some(threads)) = self.0.get()
+            && let Some(runtime) = threads.take()
+        {
+            runtime.shutdown_timeout(STOP);
+        }
     }
 }
 
@@ -57,14 +74,22 @@ impl Threads {
         runtime
             .inspect_err(|e| tracing::warn!("long calls stay on the serving threads: {e}"))
             .ok()
-            .map(|runtime| Self(Some(runtime)))
+            .map(|runtime| Self {
+                handle: runtime.handle().clone(),
+                runtime: Mutex::new(Some(runtime)),
+            })
+    }
+
+    fn take(&self) -> Option<Runtime> {
+        let mut runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner);
+        runtime.take()
     }
 }
 
 impl Drop for Threads {
     fn drop(&mut self) {
         // A runtime may not be waited for on a thread that serves.
-        if let Some(runtime) = self.0.take() {
+        if let Some(runtime) = self.take() {
             runtime.shutdown_background();
         }
     }
@@ -135,6 +160,24 @@ mod tests {
         let (polled_on, spawned_on) = moved.await.unwrap().unwrap();
         assert_eq!(polled_on.as_deref(), Some("long-work"));
         assert_ne!(spawned_on.as_deref(), Some("long-work"));
+    }
+
+    #[tokio::test]
+    async fn stopped_threads_end_their_work_and_take_no_more() {
+        let long = LongWork::default();
+        let waiting = long.take(Box::pin(tokio::time::sleep(Duration::from_secs(600))));
+        let Ok(waiting) = waiting else {
+            panic!("there are no threads");
+        };
+        let stopping = long.clone();
+        tokio::task::spawn_blocking(move || stopping.stop())
+            .await
+            .unwrap();
+        assert_eq!(waiting.await, None);
+        let Ok(late) = long.take(Box::pin(async {})) else {
+            panic!("there are no threads");
+        };
+        assert_eq!(late.await, None);
     }
 
     #[tokio::test]

@@ -31,6 +31,11 @@ const MAX_FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(600);
 /// How long a request waits for one of its handler's that is out.
 const PLACE_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// What of a body a guest may write ahead of its reader: guests write in small
+/// pieces, and each wait for the reader costs two switches between them.
+const BODY_CHUNKS: usize = 15;
+const BODY_CHUNK_BYTES: usize = 64 << 10;
+
 /// The node's client, one pool of connections for all handlers.
 #[derive(Clone, Default)]
 pub(crate) struct Client(Arc<OnceLock<Option<reqwest::Client>>>);
@@ -90,6 +95,14 @@ type Sent = (
 impl WasiHttpHooks for Outbound {
     fn is_forbidden_header(&mut self, name: &http::HeaderName) -> bool {
         DEFAULT_FORBIDDEN_HEADERS.contains(name)
+    }
+
+    fn p2_outgoing_body_buffer_chunks(&mut self) -> usize {
+        BODY_CHUNKS
+    }
+
+    fn p2_outgoing_body_chunk_size(&mut self) -> usize {
+        BODY_CHUNK_BYTES
     }
 
     fn send_request(
