@@ -31,7 +31,8 @@ const WIDTH: f64 = 960.0;
 const LABELS: f64 = 230.0;
 const VALUES: f64 = 90.0;
 const BAR: f64 = 18.0;
-const COLOURS: [&str; 5] = ["#9aa5b1", "#0b6e99", "#3ba7d4", "#c2703d", "#e3a778"];
+/// One for each label, in the order in which the labels first appear.
+const COLOURS: [&str; 5] = ["#9aa5b1", "#0b6e99", "#c2703d", "#3ba7d4", "#e3a778"];
 
 /// Writes the chart to `file`.
 pub(crate) fn write(file: &Path, bars: &Bars) -> Result<()> {
@@ -48,6 +49,7 @@ fn svg(chart: &Bars) -> String {
          <text x=\"16\" y=\"28\" font-size=\"16\" font-weight=\"bold\">{}</text>\n",
         chart.title
     );
+    let mut labels = Vec::new();
     let mut y = 56.0;
     for (name, bars) in &chart.groups {
         let _ = writeln!(
@@ -59,9 +61,13 @@ fn svg(chart: &Bars) -> String {
             .iter()
             .map(|(_, value)| *value)
             .fold(f64::MIN_POSITIVE, f64::max);
-        for (i, (label, value)) in bars.iter().enumerate() {
+        for (label, value) in bars {
             let length = value / most * (WIDTH - LABELS - VALUES);
-            let colour = COLOURS[i % COLOURS.len()];
+            if !labels.contains(label) {
+                labels.push(*label);
+            }
+            let place = labels.iter().position(|known| known == label);
+            let colour = COLOURS[place.unwrap_or_default() % COLOURS.len()];
             let _ = writeln!(
                 svg,
                 "<text x=\"{x}\" y=\"{text}\" text-anchor=\"end\">{label}</text>\
