@@ -21,6 +21,7 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use fleet_api::health::ModelHealth;
 use fleet_api::ids::{Name, Version};
+use fleet_api::model::ModelOptions;
 
 mod backend;
 mod error;
@@ -69,7 +70,7 @@ impl Default for ModelsConfig {
 }
 
 /// A model to load.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ModelSpec {
     /// Its name, as clients ask for it.
     pub name: String,
@@ -79,8 +80,21 @@ pub struct ModelSpec {
     pub path: PathBuf,
     /// The file's digest; a model that serves already under the same name, version and digest is not loaded again.
     pub digest: Option<String>,
-    /// Copies of the model that run at the same time; 0 stands for 1. More than the permits are never loaded.
-    pub sessions: usize,
+    /// What came beside it.
+    pub files: ModelFiles,
+    /// How it runs.
+    pub options: ModelOptions,
+}
+
+/// The files that describe and prove a model; each may be missing. docs/inference.md has their forms.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ModelFiles {
+    /// How pictures become inputs, and which output has scores of classes (TOML).
+    pub card: Option<PathBuf>,
+    /// The classes' names, one a line.
+    pub labels: Option<PathBuf>,
+    /// Inputs and the outputs that they have to give (JSON); the model becomes ready only if it does.
+    pub golden: Option<PathBuf>,
 }
 
 /// A loaded and warm model, not yet serving. Cheap to clone.
@@ -113,8 +127,10 @@ impl fmt::Debug for PreparedModel {
 /// Which way a request came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Via {
-    /// From a client.
+    /// From a client, over HTTP.
     Http,
+    /// From a client, over gRPC.
+    Grpc,
     /// From a handler, through wasi:nn.
     Wasm,
 }
@@ -128,8 +144,33 @@ pub struct InferRequest {
     pub outputs: Vec<String>,
     /// Which way it came.
     pub via: Via,
-    /// When the result is of no use any more: the request leaves the queue, or its run is stopped.
+    /// When the result is of no use any more: the request leaves the queue, or its run is stopped. None: the model's
+    /// own timeout counts from now.
     pub deadline: Option<Instant>,
+    /// Its place among those that wait.
+    pub priority: Priority,
+}
+
+/// A request's place among those that wait for the same model: a lower number runs first, equal ones in the order in
+/// which they came. 0 stands for the default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Priority(u32);
+
+impl Priority {
+    /// The protocol's `priority` parameter: 1 is the most urgent, 0 the default.
+    pub fn new(number: u32) -> Priority {
+        if number == 0 {
+            Priority::default()
+        } else {
+            Priority(number)
+        }
+    }
+}
+
+impl Default for Priority {
+    fn default() -> Self {
+        Priority(100)
+    }
 }
 
 /// A model's answer.
@@ -260,7 +301,8 @@ impl Models {
             .map_err(|reason| ModelError::EngineUnavailable { reason })?;
         let config = &self.shared.config;
         let started = Instant::now();
-        let sessions = spec.sessions.clamp(1, config.permits.max(1));
+        let sessions = usize::try_from(spec.options.sessions).unwrap_or(1);
+        let sessions = sessions.clamp(1, config.permits.max(1));
         let file = backend
             .load(&spec.path, sessions)
             .map_err(|error| ModelError::Load {

@@ -12,6 +12,7 @@ use anyhow::{Context as _, bail};
 use fleet_api::deployment::{Allow, Isolation, Limits, Route};
 use fleet_api::desired::StreamSpec;
 use fleet_api::ids::{Digest, Name, StreamName, Version};
+use fleet_api::model::ModelOptions;
 use fleet_api::units::ByteSize;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -21,7 +22,7 @@ use crate::gateway::{Admin, Gateway, Parts, Status, TlsFiles};
 use crate::handlers::{HandlerSpec, Handlers, HandlersConfig, Secrets};
 use crate::idle_code;
 use crate::keyvalue::KeyValue;
-use crate::models::{ModelSpec, Models, ModelsConfig};
+use crate::models::{ModelFiles, ModelSpec, Models, ModelsConfig};
 use crate::streams::{BufferConfig, Streams};
 
 mod watch;
@@ -230,7 +231,8 @@ async fn load_models(models: &Models, wanted: &[Pair]) -> anyhow::Result<()> {
             version: version.to_owned(),
             path: file.into(),
             digest: None,
-            sessions: 0,
+            files: ModelFiles::default(),
+            options: ModelOptions::default(),
         };
         prepared.push(models.prepare(spec).await?);
     }

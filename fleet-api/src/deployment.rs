@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::artifact::Reference;
 use crate::ids::{Name, StreamName, Version};
 use crate::labels::Selector;
+use crate::model::{Batch, Load, ModelOptions, Shadow};
 pub use crate::route::{Route, RouteError};
 use crate::strict::{self, StrictError};
 use crate::units::{ByteSize, Span};
@@ -178,22 +179,42 @@ pub struct ModelEntry {
     pub name: Name,
     /// The artifact's version.
     pub version: Version,
-    /// Sessions that run at the same time. Default 1.
+    /// Whether requests that name no version go to this one. Default: the last entry of the name that is no shadow.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub default: bool,
+    /// Copies of the model that run at the same time. Default 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sessions: Option<u32>,
     /// Dynamic batching.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batch: Option<Batch>,
+    /// Longest time from a request's arrival to its result, for requests that name none. Default 30s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Span>,
+    /// Requests that may wait; more are answered with 503. Default 128.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue: Option<u32>,
+    /// When the model is in memory. Default `always`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load: Option<Load>,
+    /// Makes this version a candidate that only sees copies of live requests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shadow: Option<Shadow>,
 }
 
-/// How requests for a model are put together.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct Batch {
-    /// Most requests in a batch.
-    pub max: u32,
-    /// Longest wait for a fuller batch.
-    pub window: Span,
+impl ModelEntry {
+    /// How the model runs, with defaults where the entry says nothing.
+    pub fn options(&self) -> ModelOptions {
+        let usual = ModelOptions::default();
+        ModelOptions {
+            sessions: self.sessions.unwrap_or(usual.sessions),
+            batch: self.batch.clone(),
+            timeout: self.timeout.unwrap_or(usual.timeout),
+            queue: self.queue.unwrap_or(usual.queue),
+            load: self.load.unwrap_or(usual.load),
+            shadow: self.shadow.clone(),
+        }
+    }
 }
 
 /// A `[[stream]]`.

@@ -5,8 +5,9 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
 use crate::artifact::{PinnedArtifact, Reference};
-use crate::deployment::{Ack, Allow, Batch, Isolation, Limits, OnFull, Route};
+use crate::deployment::{Ack, Allow, Isolation, Limits, OnFull, Route};
 use crate::ids::{Name, NodeId, StreamName};
+use crate::model::ModelOptions;
 use crate::units::{ByteSize, Span};
 
 /// The payload type of an [`Envelope`] around a [`Desired`].
@@ -56,17 +57,19 @@ pub struct DesiredHandler {
 }
 
 /// A model on a node.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct DesiredModel {
     /// The ONNX file.
     pub artifact: PinnedArtifact,
     /// The deployment that owns it.
     pub deployment: Name,
-    /// Sessions that run at the same time.
-    pub sessions: u32,
-    /// Dynamic batching.
-    pub batch: Option<Batch>,
+    /// Whether requests that name no version go to this one.
+    #[serde(default)]
+    pub default: bool,
+    /// How it runs.
+    #[serde(default)]
+    pub options: ModelOptions,
 }
 
 /// A stream on a node.

@@ -40,6 +40,8 @@ pub mod health;
 pub mod ids;
 /// Labels and the selectors over them.
 pub mod labels;
+/// How a model runs on a node.
+pub mod model;
 /// A node's birth and death on MQTT.
 pub mod presence;
 /// What a node runs.

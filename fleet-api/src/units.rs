@@ -23,7 +23,7 @@ pub enum UnitError {
 pub struct ByteSize(pub u64);
 
 /// A span of time in milliseconds, written as `500ms`, `2s`, `15m`, `24h` or `7d`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Span {
     ms: u64,
 }

@@ -195,8 +195,8 @@ fn part(deployment: &Deployment, artifacts: &Catalogue) -> Content {
             DesiredModel {
                 artifact: artifact.clone(),
                 deployment: owner.clone(),
-                sessions: entry.sessions.unwrap_or(1),
-                batch: entry.batch.clone(),
+                default: entry.default,
+                options: entry.options(),
             },
         );
     }

@@ -8,7 +8,7 @@ use super::report::Report;
 use super::store::{ArtifactStore, StoreError};
 use crate::causes::chain;
 use crate::handlers::{HandlerError, HandlerSpec, Handlers, PreparedHandler};
-use crate::models::{ModelError, ModelSpec, Models, PreparedModel};
+use crate::models::{ModelError, ModelFiles, ModelSpec, Models, PreparedModel};
 use crate::processors::Processors;
 use crate::streams::Streams;
 
@@ -187,7 +187,8 @@ impl Workload {
             version: artifact.version.to_string(),
             path,
             digest: Some(artifact.digest.to_string()),
-            sessions: usize::try_from(wish.sessions).unwrap_or(1).max(1),
+            files: ModelFiles::default(),
+            options: wish.options.clone(),
         };
         Ok(self.models.prepare(spec).await?)
     }
@@ -230,7 +231,7 @@ fn check_routes(handlers: &[DesiredHandler]) -> Result<(), WorkloadError> {
 
 /// Models are the same if they load the same; who owns them does not matter.
 fn same_model(a: &DesiredModel, b: &DesiredModel) -> bool {
-    a.artifact == b.artifact && a.sessions == b.sessions && a.batch == b.batch
+    a.artifact == b.artifact && a.options == b.options
 }
 
 fn failed(artifact: &PinnedArtifact) -> impl FnOnce(PrepareError) -> WorkloadError {

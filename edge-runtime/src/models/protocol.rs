@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 use super::error::ModelError;
 use super::json;
 use super::tensor::{DataType, Tensor, TensorError, TensorInfo, element_count};
-use super::{InferRequest, InferResponse, Via};
+use super::{InferRequest, InferResponse, Priority, Via};
 
 #[derive(Deserialize)]
 #[serde(expecting = "an object with id, parameters, inputs and outputs")]
@@ -142,6 +142,7 @@ pub(crate) fn decode(
                 .collect(),
             via: Via::Http,
             deadline: timeout.and_then(|timeout| Instant::now().checked_add(timeout)),
+            priority: Priority::default(),
         },
         answer: AnswerForm {
             id: parsed.id.filter(|id| !id.is_empty()).map(Cow::into_owned),
@@ -246,6 +247,7 @@ fn raw(body: &Bytes, inputs: &[TensorInfo]) -> Result<Decoded, ModelError> {
             outputs: Vec::new(),
             via: Via::Http,
             deadline: None,
+            priority: Priority::default(),
         },
         answer: AnswerForm {
             id: None,

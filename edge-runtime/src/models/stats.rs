@@ -96,11 +96,12 @@ impl FailureReason {
 }
 
 impl Via {
-    pub(crate) const ALL: [Via; 2] = [Via::Http, Via::Wasm];
+    pub(crate) const ALL: [Via; 3] = [Via::Http, Via::Grpc, Via::Wasm];
 
     pub(crate) fn label(self) -> &'static str {
         match self {
             Via::Http => "http",
+            Via::Grpc => "grpc",
             Via::Wasm => "wasm",
         }
     }

@@ -34,7 +34,8 @@ fn spec(name: &str, version: &str, file: &str) -> ModelSpec {
         version,
         path: tiny(file),
         digest: None,
-        sessions: 1,
+        files: ModelFiles::default(),
+        options: ModelOptions::default(),
     }
 }
 
@@ -73,6 +74,7 @@ fn request(inputs: Vec<Tensor>) -> InferRequest {
         outputs: Vec::new(),
         via: Via::Wasm,
         deadline: None,
+        priority: Priority::default(),
     }
 }
 

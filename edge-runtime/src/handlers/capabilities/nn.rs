@@ -15,7 +15,7 @@ use wasmtime::component::{Linker, Resource};
 use super::Host;
 use super::bindings::wasi::nn::{errors, graph, inference, tensor};
 use crate::handlers::state::GuestState;
-use crate::models::{DataType, InferRequest, ModelError, Tensor as ModelTensor, Via};
+use crate::models::{DataType, InferRequest, ModelError, Priority, Tensor as ModelTensor, Via};
 
 /// A tensor, held by the host.
 pub struct Tensor {
@@ -165,6 +165,7 @@ impl inference::HostGraphExecutionContext for GuestState {
             outputs: Vec::new(),
             via: Via::Wasm,
             deadline: Some(self.call.deadline),
+            priority: Priority::default(),
         };
         let models = self.grant.models.clone();
         match models

@@ -296,7 +296,10 @@ async fn many_requests_at_once_each_get_their_own_result() {
     });
     let model = models
         .prepare(ModelSpec {
-            sessions: 2,
+            options: ModelOptions {
+                sessions: 2,
+                ..ModelOptions::default()
+            },
             ..spec("mlp", "1", "mlp")
         })
         .await
