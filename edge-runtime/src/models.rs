@@ -16,7 +16,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use fleet_api::health::ModelHealth;
@@ -24,12 +24,21 @@ use fleet_api::ids::{Name, Version};
 use fleet_api::model::ModelOptions;
 
 mod backend;
+mod batch;
+mod check;
+mod compare;
+mod dispatch;
 mod error;
+mod golden;
 mod http;
 mod json;
+mod memory;
+mod metrics;
 mod onnx;
 mod pool;
+mod proof;
 mod protocol;
+mod run;
 mod scheduler;
 mod stats;
 mod tensor;
@@ -39,8 +48,9 @@ mod tests;
 pub use error::ModelError;
 pub use tensor::{DataType, Tensor, TensorError, TensorInfo};
 
-use backend::Backend;
-use pool::LoadedModel;
+use backend::{Backend, LoadedFile};
+use pool::{Identity, LoadedModel};
+use proof::Unproven;
 use scheduler::Scheduler;
 use stats::FailureReason;
 
@@ -51,8 +61,6 @@ pub struct ModelsConfig {
     pub library: Option<PathBuf>,
     /// Runs under way at once, over all models. Default: the number of cores.
     pub permits: usize,
-    /// Requests that may wait for a model; more are turned away. Default: 128.
-    pub queue: usize,
     /// Largest request body in bytes. Default: 64 MiB.
     pub max_body_bytes: usize,
 }
@@ -63,7 +71,6 @@ impl Default for ModelsConfig {
         Self {
             library: None,
             permits,
-            queue: 128,
             max_body_bytes: 64 << 20,
         }
     }
@@ -208,7 +215,7 @@ pub struct Models {
 struct Shared {
     config: ModelsConfig,
     engine: Engine,
-    scheduler: Scheduler,
+    scheduler: Arc<Scheduler>,
     table: ArcSwap<Table>,
 }
 
@@ -267,7 +274,7 @@ impl Models {
         self.shared.engine.error().cloned()
     }
 
-    /// Loads a model and runs it once on zeros where its shapes permit. Changes nothing that serves.
+    /// Loads a model, runs it on zeros where its shapes permit and on its golden cases. Changes nothing that serves.
     ///
     /// # Errors
     /// [`ModelError`] with the engine's reason.
@@ -303,7 +310,7 @@ impl Models {
         let started = Instant::now();
         let sessions = usize::try_from(spec.options.sessions).unwrap_or(1);
         let sessions = sessions.clamp(1, config.permits.max(1));
-        let file = backend
+        let mut file = backend
             .load(&spec.path, sessions)
             .map_err(|error| ModelError::Load {
                 name: spec.name.clone(),
@@ -311,8 +318,18 @@ impl Models {
                 path: spec.path.clone(),
                 reason: error.to_string(),
             })?;
-        let model = LoadedModel::new((name, version, spec.digest.clone()), file, config.queue);
-        model.warm_up()?;
+        let pace = prove(spec, &mut file).map_err(|reason| ModelError::Unproven {
+            name: spec.name.clone(),
+            version: spec.version.clone(),
+            reason: reason.to_string(),
+        })?;
+        let identity = Identity {
+            name,
+            version,
+            digest: spec.digest.clone(),
+            options: spec.options.clone(),
+        };
+        let model = LoadedModel::new(identity, file, pace, &self.shared.scheduler);
         let ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         tracing::info!(model = %model.name, version = %model.version, sessions, ms, "model loaded");
         Ok(Arc::new(model))
@@ -341,7 +358,7 @@ impl Models {
         request: InferRequest,
     ) -> Result<InferResponse, ModelError> {
         let model = self.find(name, version)?;
-        let outputs = model.infer(&self.shared.scheduler, request).await?;
+        let outputs = model.infer(request).await?;
         Ok(InferResponse {
             model: model.name.to_string(),
             version: model.version.to_string(),
@@ -393,7 +410,7 @@ impl Models {
                 p99_us: us(0.99),
                 queue: model.waiting() as u64,
                 sessions: u32::try_from(model.session_count).unwrap_or(u32::MAX),
-                batch_mean: 1.0,
+                batch_mean: stats.batch_mean(),
             }
         };
         self.all().into_iter().map(figures).collect()
@@ -404,15 +421,15 @@ impl Models {
         let models = self.all();
         let shown: Vec<_> = models
             .iter()
-            .map(|model| stats::Shown {
+            .map(|model| metrics::Shown {
                 name: model.name.as_str(),
                 version: model.version.as_str(),
-                waiting: model.pending(),
+                pending: model.pending(),
                 sessions: model.session_count,
                 stats: &model.stats,
             })
             .collect();
-        stats::render(out, &shown);
+        metrics::render(out, &shown);
     }
 
     fn all(&self) -> Vec<Arc<LoadedModel>> {
@@ -447,6 +464,17 @@ impl Models {
             (found, _) => found,
         }
     }
+}
+
+/// Whether the model does what it has to before it becomes ready.
+fn prove(spec: &ModelSpec, file: &mut LoadedFile) -> Result<Option<Duration>, Unproven> {
+    let cases = spec.files.golden.as_deref().map(golden::read).transpose()?;
+    let batched = spec
+        .options
+        .batch
+        .as_ref()
+        .is_some_and(|batch| batch.max > 1);
+    proof::prove(file, &cases.unwrap_or_default(), batched)
 }
 
 fn find_in<'t>(

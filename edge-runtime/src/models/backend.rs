@@ -90,12 +90,14 @@ struct InterruptState {
 }
 
 impl Interrupt {
-    /// Stops the run; the first reason stays.
+    /// Stops the run; only the first call does anything, and its reason stays.
     pub(crate) fn stop(&self, reason: StopReason) {
         let mut state = self.state();
-        state.reason.get_or_insert(reason);
-        if let Some(stop) = &state.stop {
-            stop();
+        if state.reason.is_none() {
+            state.reason = Some(reason);
+            if let Some(stop) = &state.stop {
+                stop();
+            }
         }
     }
 
@@ -149,8 +151,11 @@ mod tests {
             counted.fetch_add(1, Ordering::SeqCst);
         }));
         interrupt.stop(StopReason::Deadline);
-        interrupt.disarm();
-        interrupt.stop(StopReason::Deadline);
+        interrupt.stop(StopReason::Abandoned);
         assert_eq!(stops.load(Ordering::SeqCst), 1);
+        let late = Interrupt::default();
+        assert!(late.arm(|| panic!("the run is over")));
+        late.disarm();
+        late.stop(StopReason::Deadline);
     }
 }

@@ -30,14 +30,14 @@ pub enum ModelError {
         /// The engine's reason.
         reason: String,
     },
-    /// The model loaded, but its first run, on zeros, failed.
-    #[error("model {name}:{version} failed its warm-up run: {reason}")]
-    WarmUp {
+    /// The model loaded, but did not show what it has to show before it becomes ready.
+    #[error("model {name}:{version} {reason}")]
+    Unproven {
         /// The model.
         name: String,
         /// Its version.
         version: String,
-        /// The engine's reason.
+        /// What it did not show.
         reason: String,
     },
     /// No such model is deployed.
@@ -94,6 +94,16 @@ pub enum ModelError {
         /// How many may wait.
         limit: usize,
     },
+    /// What waits already takes longer than the request can wait.
+    #[error(
+        "model '{name}' is busy: what waits takes {wait_ms} ms, longer than the request's deadline; try again later"
+    )]
+    TooBusy {
+        /// The model.
+        name: String,
+        /// How long the queue is expected to take, in milliseconds.
+        wait_ms: u64,
+    },
     /// The request's deadline passed, in the queue or in the run, which was stopped.
     #[error("model '{name}' did not answer before the request's deadline")]
     Deadline {
@@ -107,7 +117,10 @@ impl ModelError {
     pub fn is_retryable(&self) -> bool {
         matches!(
             self,
-            Self::EngineUnavailable { .. } | Self::QueueFull { .. } | Self::Deadline { .. }
+            Self::EngineUnavailable { .. }
+                | Self::QueueFull { .. }
+                | Self::TooBusy { .. }
+                | Self::Deadline { .. }
         )
     }
 

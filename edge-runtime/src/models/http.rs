@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::error::ModelError;
 use super::pool::LoadedModel;
 use super::protocol;
-use super::stats::FailureReason;
+use super::stats::{BatchFigures, FailureReason, Stage};
 use super::tensor::{DataType, TensorInfo};
 use super::{ModelInfo, Models};
 
@@ -103,7 +103,7 @@ impl Models {
                 .stats
                 .failed(FailureReason::of(error), std::time::Duration::ZERO);
         })?;
-        let outputs = model.infer(&self.shared.scheduler, decoded.request).await?;
+        let outputs = model.infer(decoded.request).await?;
         let (model, version) = (model.name.to_string(), model.version.to_string());
         let encoded = protocol::encode(
             &super::InferResponse {
@@ -204,26 +204,36 @@ fn server() -> Answer {
 
 fn stats(model: &LoadedModel) -> Value {
     let s = &model.stats;
-    let runs = s.runs.load(Relaxed);
     let part = |count: u64, ns: u64| json!({"count": count, "ns": ns});
+    let requests = s.ran_requests.load(Relaxed);
+    let stage = |stage| part(requests, s.stage_ns(stage));
+    let batch = |(rows, figures): (usize, BatchFigures)| {
+        let part = |ns| part(figures.runs, ns);
+        json!({
+            "batch_size": rows,
+            "compute_input": part(figures.input_ns),
+            "compute_infer": part(figures.infer_ns),
+            "compute_output": part(figures.output_ns),
+        })
+    };
     json!({
         "name": model.name.as_str(),
         "version": model.version.as_str(),
         "last_inference": s.last_ms(),
-        "inference_count": runs,
-        "execution_count": runs,
+        "inference_count": s.rows.load(Relaxed),
+        "execution_count": s.runs.load(Relaxed),
         "inference_stats": {
             "success": part(s.success.load(Relaxed), s.success_ns.load(Relaxed)),
             "fail": part(s.all_failures(), s.failure_ns.load(Relaxed)),
-            "queue": part(runs, s.queue_ns.load(Relaxed)),
-            "compute_input": part(runs, s.input_ns.load(Relaxed)),
-            "compute_infer": part(runs, s.infer_ns.load(Relaxed)),
-            "compute_output": part(runs, s.output_ns.load(Relaxed)),
+            "queue": stage(Stage::Queue),
+            "compute_input": stage(Stage::Input),
+            "compute_infer": stage(Stage::Compute),
+            "compute_output": stage(Stage::Output),
             "cache_hit": part(0, 0),
             "cache_miss": part(0, 0),
         },
         "response_stats": {},
-        "batch_stats": [],
+        "batch_stats": s.batches().into_iter().map(batch).collect::<Vec<_>>(),
         "memory_usage": [],
     })
 }
@@ -339,11 +349,11 @@ impl From<ModelError> for Refusal {
             | ModelError::Mismatch(_)
             | ModelError::Id(_) => StatusCode::BAD_REQUEST,
             ModelError::Refused { .. } => StatusCode::UNPROCESSABLE_ENTITY,
-            ModelError::EngineUnavailable { .. } | ModelError::QueueFull { .. } => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            ModelError::EngineUnavailable { .. }
+            | ModelError::QueueFull { .. }
+            | ModelError::TooBusy { .. } => StatusCode::SERVICE_UNAVAILABLE,
             ModelError::Deadline { .. } => StatusCode::GATEWAY_TIMEOUT,
-            ModelError::Failed { .. } | ModelError::Load { .. } | ModelError::WarmUp { .. } => {
+            ModelError::Failed { .. } | ModelError::Load { .. } | ModelError::Unproven { .. } => {
                 StatusCode::INTERNAL_SERVER_ERROR
             }
         };

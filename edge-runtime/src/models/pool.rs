@@ -1,26 +1,34 @@
-//! One loaded model version: its sessions, the bounded queue before them, and the way of a request through both.
+//! One loaded model version, and the way of a request through it.
 //!
 //! ```text
-//! request -> fits the model? -> place in the queue -> session -> core permit -> run -> result
-//!             else 400          else 503             (first in, first out)     on this thread if the model is quick,
-//!                                                                              else on an inference thread
+//! request -> fits the model? -> session and core free? --yes--> run ------------------------------> result
+//!             else 400           | no, or a batch forms        on this thread if the model is quick,
+//!                                v                             else on an inference thread
+//!                               queue (bounded, by priority) -> alone or in a batch, when both are free
+//!                                else 503
 //! ```
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use fleet_api::ids::{Name, Version};
-use tokio::runtime::{Handle, RuntimeFlavor};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use fleet_api::model::ModelOptions;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+use tokio::time::{sleep_until, timeout_at};
 
 use super::InferRequest;
-use super::backend::{Interrupt, Ran, RunError, Session, StopReason};
+use super::backend::{Interrupt, RunError, StopReason};
+use super::batch::{self, Unbatchable};
+use super::dispatch::{BatchRule, Full, LaneId, LaneRule};
 use super::error::ModelError;
-use super::scheduler::Scheduler;
+use super::memory;
+use super::run::{self, Member, Outcome, Seat};
+use super::scheduler::{Scheduler, may_block};
 use super::stats::{FailureReason, Stats};
-use super::tensor::{DataType, Tensor, TensorInfo, element_count, push_string};
+use super::tensor::TensorInfo;
 
 /// A run quicker than this costs less than handing it to another thread.
 const QUICK: Duration = Duration::from_micros(200);
@@ -35,24 +43,54 @@ pub(crate) struct LoadedModel {
     pub(crate) digest: Option<String>,
     pub(crate) inputs: Vec<TensorInfo>,
     pub(crate) outputs: Vec<TensorInfo>,
+    pub(crate) options: ModelOptions,
     pub(crate) session_count: usize,
     pub(crate) stats: Stats,
-    sessions: Mutex<Vec<Box<dyn Session>>>,
-    session_permits: Arc<Semaphore>,
-    queue_limit: usize,
-    /// Requests that wait for a session or a core.
-    waiting: AtomicUsize,
+    /// Its place in the scheduler, which holds its sessions and its waiting requests.
+    pub(crate) lane: LaneId,
+    pub(crate) scheduler: Arc<Scheduler>,
+    batches: AtomicBool,
     /// Moving average of the run time; `u64::MAX` before the first run.
     pace_ns: AtomicU64,
 }
 
+/// What a model version is called and asked to be.
+pub(crate) struct Identity {
+    pub(crate) name: Name,
+    pub(crate) version: Version,
+    pub(crate) digest: Option<String>,
+    pub(crate) options: ModelOptions,
+}
+
 impl LoadedModel {
+    /// Takes a model in that has proved itself; `pace` is the time of its last run.
     pub(crate) fn new(
-        (name, version, digest): (Name, Version, Option<String>),
+        identity: Identity,
         file: super::backend::LoadedFile,
-        queue_limit: usize,
+        pace: Option<Duration>,
+        scheduler: &Arc<Scheduler>,
     ) -> LoadedModel {
+        let Identity {
+            name,
+            version,
+            digest,
+            options,
+        } = identity;
         let session_count = file.sessions.len();
+        let batch = options.batch.as_ref().filter(|batch| batch.max > 1);
+        let rule = LaneRule {
+            waiting: as_usize(options.queue),
+            batch: batch.map(|batch| BatchRule {
+                rows: as_usize(batch.max),
+                window: batch.window.duration(),
+            }),
+        };
+        let lane = {
+            let mut dispatch = scheduler.dispatch();
+            let lane = dispatch.open(rule);
+            dispatch.add_sessions(lane, file.sessions);
+            lane
+        };
         LoadedModel {
             name,
             version,
@@ -60,76 +98,32 @@ impl LoadedModel {
             inputs: file.inputs,
             outputs: file.outputs,
             session_count,
-            stats: Stats::default(),
-            sessions: Mutex::new(file.sessions),
-            session_permits: Arc::new(Semaphore::new(session_count)),
-            queue_limit,
-            waiting: AtomicUsize::new(0),
-            pace_ns: AtomicU64::new(u64::MAX),
+            stats: Stats::new(batch.is_some()),
+            lane,
+            scheduler: Arc::clone(scheduler),
+            batches: AtomicBool::new(batch.is_some()),
+            pace_ns: AtomicU64::new(pace.map_or(u64::MAX, as_ns)),
+            options,
         }
-    }
-
-    /// Runs every session on zeros, a free dimension taken as 1, so that the first request finds a warm model and its
-    /// pace is known. Blocks.
-    ///
-    /// # Errors
-    /// [`ModelError::WarmUp`] if the run fails although the model fixes all its shapes; with free dimensions, 1 may be
-    /// a size that it cannot take, which says nothing.
-    pub(crate) fn warm_up(&self) -> Result<(), ModelError> {
-        let fixed = self
-            .inputs
-            .iter()
-            .all(|input| input.shape.iter().all(|dim| *dim >= 0));
-        let zeros: Vec<Tensor> = self.inputs.iter().map(zeros).collect();
-        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        for session in sessions.iter_mut() {
-            // The second run shows the pace; the first also plans memory.
-            let ran = session
-                .run(&zeros, &[], None)
-                .and_then(|_| session.run(&zeros, &[], None));
-            match ran {
-                Ok(ran) => self.pace_ns.store(as_ns(ran.infer), Relaxed),
-                Err(error) if fixed => {
-                    return Err(ModelError::WarmUp {
-                        name: self.name.to_string(),
-                        version: self.version.to_string(),
-                        reason: error.to_string(),
-                    });
-                }
-                Err(error) => {
-                    tracing::debug!(model = %self.name, version = %self.version, %error, "no warm-up: free dimensions");
-                    return Ok(());
-                }
-            }
-        }
-        Ok(())
     }
 
     /// Requests that wait for their run to begin.
     pub(crate) fn waiting(&self) -> usize {
-        self.waiting.load(Relaxed)
+        self.scheduler.dispatch().waiting(self.lane)
     }
 
-    /// Requests that wait or run.
+    /// Requests that wait, and runs under way.
     pub(crate) fn pending(&self) -> usize {
-        self.waiting()
-            + (self.session_count
-                - self
-                    .session_permits
-                    .available_permits()
-                    .min(self.session_count))
+        let dispatch = self.scheduler.dispatch();
+        dispatch.waiting(self.lane) + dispatch.running(self.lane)
     }
 
     /// Takes a request through queue and run.
-    pub(crate) async fn infer(
-        self: &Arc<Self>,
-        scheduler: &Scheduler,
-        request: InferRequest,
-    ) -> Result<Vec<Tensor>, ModelError> {
+    pub(crate) async fn infer(self: &Arc<Self>, request: InferRequest) -> Outcome {
         let came = Instant::now();
         self.stats.came(request.via);
         let abandoned = Abandoned { model: self, came };
-        let result = self.check_and_run(scheduler, request, came).await;
+        let result = self.check_and_run(request, came).await;
         std::mem::forget(abandoned);
         match &result {
             Ok(_) => self.stats.succeeded(came.elapsed()),
@@ -138,81 +132,135 @@ impl LoadedModel {
         result
     }
 
-    async fn check_and_run(
-        self: &Arc<Self>,
-        scheduler: &Scheduler,
-        request: InferRequest,
-        came: Instant,
-    ) -> Result<Vec<Tensor>, ModelError> {
+    async fn check_and_run(self: &Arc<Self>, mut request: InferRequest, came: Instant) -> Outcome {
         self.check(&request)?;
-        let seat = self.seat(scheduler, request.deadline).await?;
-        let queued = came.elapsed();
-        let ran = if self.is_quick() && may_block_here() {
-            self.run_here(scheduler, seat, &request)
-        } else {
-            self.run_on_thread(scheduler, seat, request).await
-        };
-        let ran = ran?;
-        self.stats.ran(queued, &ran);
-        Ok(ran.outputs)
-    }
-
-    /// Waits for a session and a core.
-    async fn seat(
-        self: &Arc<Self>,
-        scheduler: &Scheduler,
-        deadline: Option<Instant>,
-    ) -> Result<Seat, ModelError> {
-        let past = || ModelError::Deadline {
-            name: self.name.to_string(),
-        };
-        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-            return Err(past());
+        let deadline = *request
+            .deadline
+            .get_or_insert_with(|| came + self.options.timeout.duration());
+        if deadline <= Instant::now() {
+            return Err(self.past_deadline());
         }
-        let at_once = Arc::clone(&self.session_permits).try_acquire_owned().ok();
-        let at_once = at_once
-            .and_then(|slot| Some((slot, Arc::clone(&scheduler.cores).try_acquire_owned().ok()?)));
-        let (slot, core) = match at_once {
-            Some(permits) => permits,
-            None => {
-                let _place = self.place()?;
-                let wait = async {
-                    let slot = Arc::clone(&self.session_permits).acquire_owned().await;
-                    let core = Arc::clone(&scheduler.cores).acquire_owned().await;
-                    (slot.expect("never closed"), core.expect("never closed"))
-                };
-                match deadline {
-                    Some(at) => tokio::time::timeout_at(at.into(), wait)
-                        .await
-                        .map_err(|_| past())?,
-                    None => wait.await,
-                }
+        let rows = batch::rows(&request).unwrap_or(1);
+        let seized = self.scheduler.dispatch().seize(self.lane, rows);
+        let interrupt = Arc::new(Interrupt::default());
+        if let Some(session) = seized {
+            let mut seat = Seat::new(Arc::clone(self), session);
+            if self.is_quick() && Handle::try_current().is_ok_and(|runtime| may_block(&runtime)) {
+                return run_here(&mut seat, &request, came, &interrupt);
             }
-        };
-        let session = self
-            .sessions
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .pop();
-        Ok(Seat {
-            model: Arc::clone(self),
-            session,
-            _slot: slot,
-            _core: core,
-        })
+            // The seat goes along; dropped before the thread has it, it is free again.
+            let stop = StopOnDrop(Arc::clone(&interrupt));
+            let (reply, outcome) = oneshot::channel();
+            self.scheduler.spawn(move || {
+                let outcome = seat.run_alone(&request, came, &interrupt);
+                let next = seat.leave();
+                let _ = reply.send(outcome);
+                next.into_iter().for_each(run::work_off);
+            });
+            return self.outcome(outcome, deadline, stop).await;
+        }
+        self.wait_and_run(request, rows, came, deadline, interrupt)
+            .await
     }
 
-    /// Takes a place in the queue, which is given back when the guard is dropped.
-    fn place(&self) -> Result<Place<'_>, ModelError> {
-        let taken = self.waiting.fetch_update(Relaxed, Relaxed, |now| {
-            (now < self.queue_limit).then_some(now + 1)
-        });
-        match taken {
-            Ok(_) => Ok(Place(&self.waiting)),
-            Err(_) => Err(ModelError::QueueFull {
+    async fn wait_and_run(
+        self: &Arc<Self>,
+        request: InferRequest,
+        rows: usize,
+        came: Instant,
+        deadline: Instant,
+        interrupt: Arc<Interrupt>,
+    ) -> Outcome {
+        self.expect_turn_before(deadline)?;
+        let stop = StopOnDrop(Arc::clone(&interrupt));
+        let (reply, mut outcome) = oneshot::channel();
+        let priority = request.priority;
+        let member = Member {
+            model: Arc::clone(self),
+            request,
+            rows,
+            came,
+            interrupt,
+            reply,
+        };
+        let arrived = self
+            .scheduler
+            .dispatch()
+            .arrive(self.lane, priority, member, came);
+        let Ok(ticket) = arrived.map_err(|Full(member)| drop(member)) else {
+            return Err(self.queue_full());
+        };
+        let _place = Place {
+            model: self,
+            ticket,
+        };
+        self.scheduler.begin_ready();
+        if let Some(window) = self.window() {
+            tokio::select! {
+                biased;
+                outcome = &mut outcome => return self.unless_panicked(outcome),
+                () = sleep_until((came + window).min(deadline).into()) => self.scheduler.begin_ready(),
+            }
+        }
+        self.outcome(outcome, deadline, stop).await
+    }
+
+    /// Waits for the outcome until the deadline; a run that is then under way is stopped.
+    async fn outcome(
+        &self,
+        outcome: oneshot::Receiver<Outcome>,
+        deadline: Instant,
+        stop: StopOnDrop,
+    ) -> Outcome {
+        let outcome = timeout_at(deadline.into(), outcome).await;
+        drop(stop);
+        match outcome {
+            Ok(outcome) => self.unless_panicked(outcome),
+            Err(_) => Err(self.past_deadline()),
+        }
+    }
+
+    fn unless_panicked(&self, outcome: Result<Outcome, oneshot::error::RecvError>) -> Outcome {
+        outcome.unwrap_or_else(|_| Err(self.failed("the run panicked".into())))
+    }
+
+    /// Refuses at once what would wait in vain.
+    fn expect_turn_before(&self, deadline: Instant) -> Result<(), ModelError> {
+        let wait = self.expected_wait();
+        if wait > Duration::ZERO && Instant::now() + wait > deadline {
+            return Err(ModelError::TooBusy {
                 name: self.name.to_string(),
-                limit: self.queue_limit,
-            }),
+                wait_ms: u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
+            });
+        }
+        Ok(())
+    }
+
+    /// How long the requests that wait now will take, by the pace of the last runs.
+    pub(crate) fn expected_wait(&self) -> Duration {
+        let pace = self.pace_ns.load(Relaxed);
+        if pace == u64::MAX {
+            return Duration::ZERO;
+        }
+        let batch = self.options.batch.as_ref().filter(|_| self.batches());
+        let at_once = self.session_count as u64 * batch.map_or(1, |batch| u64::from(batch.max));
+        Duration::from_nanos(pace.saturating_mul(self.waiting() as u64) / at_once.max(1))
+    }
+
+    fn window(&self) -> Option<Duration> {
+        let batch = self.options.batch.as_ref()?;
+        let window = batch.window.duration();
+        (self.batches() && window > Duration::ZERO).then_some(window)
+    }
+
+    pub(crate) fn batches(&self) -> bool {
+        self.batches.load(Relaxed)
+    }
+
+    /// The model does not do with rows what it declares; each request runs by itself from now on.
+    pub(crate) fn stop_batching(&self, why: &Unbatchable) {
+        if self.batches.swap(false, Relaxed) {
+            tracing::warn!(model = %self.name, version = %self.version, %why, "requests are not batched any more");
         }
     }
 
@@ -226,151 +274,44 @@ impl LoadedModel {
         self.pace_ns.store(u64::MAX, Relaxed);
     }
 
-    fn learn_pace(&self, run: Duration) {
+    /// Takes a run into the average. A run that was far from quick counts fully: the next one must not hold up a worker
+    /// on which nobody notices that the client has gone.
+    pub(crate) fn learn_pace(&self, run: Duration) {
         let new = as_ns(run);
         let old = self.pace_ns.load(Relaxed);
+        let jumped = old < as_ns(QUICK) && run > 10 * QUICK;
         // Two runs that learn at once lose one of the two, which an average bears.
-        self.pace_ns.store(
-            if old == u64::MAX {
-                new
-            } else {
-                old - old / 8 + new / 8
-            },
-            Relaxed,
-        );
-    }
-
-    fn run_here(
-        &self,
-        scheduler: &Scheduler,
-        mut seat: Seat,
-        request: &InferRequest,
-    ) -> Result<Ran, ModelError> {
-        let interrupt = request.deadline.map(|deadline| {
-            let interrupt = Arc::new(Interrupt::default());
-            (scheduler.watch(deadline, Arc::clone(&interrupt)), interrupt)
-        });
-        let mut run = || {
-            seat.run(
-                request,
-                interrupt.as_ref().map(|(_, interrupt)| &**interrupt),
-            )
-        };
-        // Handing this worker's other tasks to another thread first costs a wake-up, more than a small run takes.
-        let bytes: usize = request.inputs.iter().map(|input| input.data.len()).sum();
-        if bytes <= SMALL_BYTES {
-            run()
+        let pace = if old == u64::MAX || jumped {
+            new
         } else {
-            tokio::task::block_in_place(run)
-        }
+            old - old / 8 + new / 8
+        };
+        self.pace_ns.store(pace, Relaxed);
     }
 
-    async fn run_on_thread(
-        &self,
-        scheduler: &Scheduler,
-        mut seat: Seat,
-        request: InferRequest,
-    ) -> Result<Ran, ModelError> {
-        let interrupt = Arc::new(Interrupt::default());
-        let _watched = request
-            .deadline
-            .map(|deadline| scheduler.watch(deadline, Arc::clone(&interrupt)));
-        let stop = StopOnDrop(Arc::clone(&interrupt));
-        let (reply, result) = oneshot::channel();
-        scheduler.spawn(move || {
-            let ran = seat.run(&request, Some(&interrupt));
-            // The session and the permits are free before the caller hears of the result.
-            drop(seat);
-            let _ = reply.send(ran);
-        });
-        let ran = result.await;
-        drop(stop);
-        ran.unwrap_or_else(|_| Err(self.failed("the run panicked".into())))
+    pub(crate) fn run_error(&self, error: RunError) -> ModelError {
+        let name = self.name.to_string();
+        match error {
+            // If it was abandoned, nobody reads this.
+            RunError::Stopped => ModelError::Deadline { name },
+            RunError::Refused(reason) => ModelError::Refused { name, reason },
+            RunError::Failed(reason) => ModelError::Failed { name, reason },
+        }
     }
 
     fn failed(&self, reason: String) -> ModelError {
-        ModelError::Failed {
+        self.run_error(RunError::Failed(reason))
+    }
+
+    fn past_deadline(&self) -> ModelError {
+        self.run_error(RunError::Stopped)
+    }
+
+    fn queue_full(&self) -> ModelError {
+        ModelError::QueueFull {
             name: self.name.to_string(),
-            reason,
+            limit: as_usize(self.options.queue),
         }
-    }
-
-    /// Checks a request against what the model declares.
-    pub(crate) fn check(&self, request: &InferRequest) -> Result<(), ModelError> {
-        for (index, tensor) in request.inputs.iter().enumerate() {
-            let name = &tensor.name;
-            let Some(declared) = self.inputs.iter().find(|input| input.name == *name) else {
-                return Err(self.mismatch(format!(
-                    "has no input '{name}'; it takes {}",
-                    list(&self.inputs)
-                )));
-            };
-            if request.inputs[..index]
-                .iter()
-                .any(|earlier| earlier.name == *name)
-            {
-                return Err(ModelError::Mismatch(format!("input '{name}' comes twice")));
-            }
-            if tensor.datatype != declared.datatype {
-                let (expected, got) = (declared.datatype, tensor.datatype);
-                return Err(ModelError::Mismatch(format!(
-                    "input '{name}' has datatype {got}, expected {expected}"
-                )));
-            }
-            let fits = tensor.shape.len() == declared.shape.len()
-                && tensor
-                    .shape
-                    .iter()
-                    .zip(&declared.shape)
-                    .all(|(got, expected)| got == expected || *expected < 0);
-            if !fits {
-                let (expected, got) = (&declared.shape, &tensor.shape);
-                let free = if expected.contains(&-1) {
-                    " (-1 is any size)"
-                } else {
-                    ""
-                };
-                let problem =
-                    format!("input '{name}' has shape {got:?}, expected {expected:?}{free}");
-                return Err(ModelError::Mismatch(problem));
-            }
-            tensor.check().map_err(|problem| ModelError::Tensor {
-                input: name.clone(),
-                problem,
-            })?;
-        }
-        if let Some(missing) = self
-            .inputs
-            .iter()
-            .find(|input| request.inputs.iter().all(|t| t.name != input.name))
-        {
-            let TensorInfo {
-                name,
-                datatype,
-                shape,
-            } = missing;
-            return Err(ModelError::Mismatch(format!(
-                "input '{name}' is missing, expected {datatype} of shape {shape:?}"
-            )));
-        }
-        for (index, name) in request.outputs.iter().enumerate() {
-            if self.outputs.iter().all(|output| output.name != *name) {
-                return Err(self.mismatch(format!(
-                    "has no output '{name}'; it gives {}",
-                    list(&self.outputs)
-                )));
-            }
-            if request.outputs[..index].contains(name) {
-                return Err(ModelError::Mismatch(format!(
-                    "output '{name}' is asked for twice"
-                )));
-            }
-        }
-        Ok(())
-    }
-
-    fn mismatch(&self, problem: String) -> ModelError {
-        ModelError::Mismatch(format!("model '{}' {problem}", self.name))
     }
 }
 
@@ -378,15 +319,11 @@ impl Drop for LoadedModel {
     /// The last request of an old version is through: its memory goes back to the system. On a thread of its own,
     /// because that takes milliseconds and the last holder may be a task.
     fn drop(&mut self) {
-        let sessions = std::mem::take(
-            self.sessions
-                .get_mut()
-                .unwrap_or_else(PoisonError::into_inner),
-        );
+        let (sessions, _) = self.scheduler.dispatch().close(self.lane);
         let (name, version) = (self.name.to_string(), self.version.to_string());
         let unload = move || {
             drop(sessions);
-            trim();
+            memory::trim();
             tracing::info!(model = name, version, "model unloaded");
         };
         // Without a thread the closure, and the sessions with it, are dropped right here.
@@ -396,68 +333,32 @@ impl Drop for LoadedModel {
     }
 }
 
-/// Gives free memory back to the system; glibc keeps it otherwise, and it looks like a leak.
-fn trim() {
-    #[cfg(target_env = "gnu")]
-    #[expect(unsafe_code, reason = "glibc's call has no safe form")]
-    // SAFETY: it takes a plain number and may be called at any time from any thread.
-    unsafe {
-        libc::malloc_trim(0);
+/// Runs on this worker. Handing its other tasks to another thread first costs a wake-up, more than a small run takes.
+fn run_here(
+    seat: &mut Seat,
+    request: &InferRequest,
+    came: Instant,
+    interrupt: &Arc<Interrupt>,
+) -> Outcome {
+    let bytes: usize = request.inputs.iter().map(|input| input.data.len()).sum();
+    let mut run = || seat.run_alone(request, came, interrupt);
+    if bytes <= SMALL_BYTES {
+        run()
+    } else {
+        tokio::task::block_in_place(run)
     }
 }
 
-/// A session and a core for the length of one run.
-struct Seat {
-    model: Arc<LoadedModel>,
-    session: Option<Box<dyn Session>>,
-    _slot: OwnedSemaphorePermit,
-    _core: OwnedSemaphorePermit,
+/// Takes the request out of the queue, if it is still there.
+struct Place<'a> {
+    model: &'a LoadedModel,
+    ticket: super::dispatch::Ticket,
 }
-
-impl Seat {
-    fn run(
-        &mut self,
-        request: &InferRequest,
-        interrupt: Option<&Interrupt>,
-    ) -> Result<Ran, ModelError> {
-        let name = || self.model.name.to_string();
-        let Some(session) = &mut self.session else {
-            return Err(self.model.failed("a session was lost to a panic".into()));
-        };
-        let wanted: Vec<&str> = request.outputs.iter().map(String::as_str).collect();
-        match session.run(&request.inputs, &wanted, interrupt) {
-            Ok(ran) => {
-                self.model.learn_pace(ran.infer);
-                Ok(ran)
-            }
-            // If it was abandoned, nobody reads this.
-            Err(RunError::Stopped) => Err(ModelError::Deadline { name: name() }),
-            Err(RunError::Refused(reason)) => Err(ModelError::Refused {
-                name: name(),
-                reason,
-            }),
-            Err(RunError::Failed(reason)) => Err(self.model.failed(reason)),
-        }
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        if let Some(session) = self.session.take() {
-            self.model
-                .sessions
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(session);
-        }
-    }
-}
-
-struct Place<'a>(&'a AtomicUsize);
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
+        let left = self.model.scheduler.dispatch().leave(self.ticket);
+        drop(left);
     }
 }
 
@@ -483,40 +384,10 @@ impl Drop for StopOnDrop {
     }
 }
 
-fn may_block_here() -> bool {
-    Handle::try_current().is_ok_and(|handle| handle.runtime_flavor() == RuntimeFlavor::MultiThread)
-}
-
 fn as_ns(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-fn list(tensors: &[TensorInfo]) -> String {
-    tensors
-        .iter()
-        .map(|tensor| format!("'{}'", tensor.name))
-        .collect::<Vec<_>>()
-        .join(", ")
-}
-
-fn zeros(input: &TensorInfo) -> Tensor {
-    let shape: Vec<i64> = input
-        .shape
-        .iter()
-        .map(|dim| if *dim < 0 { 1 } else { *dim })
-        .collect();
-    let count = element_count(&shape).unwrap_or(0);
-    let data = if input.datatype == DataType::Bytes {
-        let mut data = Vec::new();
-        (0..count).for_each(|_| push_string(&mut data, b""));
-        data
-    } else {
-        vec![0; count * input.datatype.size().unwrap_or(0)]
-    };
-    Tensor {
-        name: input.name.clone(),
-        datatype: input.datatype,
-        shape,
-        data: data.into(),
-    }
+fn as_usize(number: u32) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
 }

@@ -1,5 +1,5 @@
-//! What all models share: permits for the cores, the threads that slow runs take, and the watchdog that ends runs at
-//! their deadline.
+//! What all models share: the queues (`dispatch.rs` decides), the threads that slow runs take, and the watchdog that ends
+//! runs at their deadline.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -8,23 +8,28 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Instant;
 
-use tokio::sync::Semaphore;
+use tokio::runtime::{Handle, RuntimeFlavor};
 
-use super::backend::{Interrupt, StopReason};
+use super::backend::{Interrupt, Session, StopReason};
+use super::dispatch::{Dispatch, Start};
+use super::run::{self, Member};
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// Permits, threads and watchdog; all end when it is dropped.
+/// A run to begin.
+pub(crate) type Begin = Start<Box<dyn Session>, Member>;
+
+/// Queues, threads and watchdog; all end when it is dropped.
 pub(crate) struct Scheduler {
-    /// One permit for each run that may be under way, whatever its model.
-    pub(crate) cores: Arc<Semaphore>,
+    dispatch: Mutex<Dispatch<Box<dyn Session>, Member>>,
     jobs: SyncSender<Job>,
     watchdog: Arc<Watchdog>,
 }
 
 impl Scheduler {
-    /// Starts as many threads as there are permits, so that a run that has a permit never waits for a thread.
-    pub(crate) fn start(permits: usize) -> Scheduler {
+    /// `permits` runs may be under way at once, whatever their models. As many threads are started, so that a run never
+    /// waits for one.
+    pub(crate) fn start(permits: usize) -> Arc<Scheduler> {
         let permits = permits.max(1);
         let (jobs, receiver) = sync_channel(permits);
         let receiver = Arc::new(Mutex::new(receiver));
@@ -35,17 +40,44 @@ impl Scheduler {
         let watchdog = Arc::new(Watchdog::default());
         let watching = Arc::clone(&watchdog);
         spawn("inference-watch", move || watching.run());
-        Scheduler {
-            cores: Arc::new(Semaphore::new(permits)),
+        Arc::new(Scheduler {
+            dispatch: Mutex::new(Dispatch::new(permits)),
             jobs,
             watchdog,
+        })
+    }
+
+    /// The queues. What comes out of them must be dropped only after the guard: a request may hold the last reference to
+    /// its model, whose end needs the queues.
+    pub(crate) fn dispatch(&self) -> MutexGuard<'_, Dispatch<Box<dyn Session>, Member>> {
+        self.dispatch.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins whatever can begin now.
+    pub(crate) fn begin_ready(&self) {
+        loop {
+            let start = self.dispatch().next(Instant::now());
+            let Some(start) = start else { return };
+            self.begin(start);
         }
     }
 
-    /// Runs `job` on one of the inference threads. The caller holds a permit for the cores.
+    /// Begins a run: a quick one as a task of this runtime, where it costs no switch of threads, any other on an
+    /// inference thread.
+    pub(crate) fn begin(&self, start: Begin) {
+        let quick = start.members.iter().all(|member| member.model.is_quick());
+        match Handle::try_current() {
+            Ok(runtime) if quick && may_block(&runtime) => {
+                runtime.spawn(async move { run::work_off_as_task(start) });
+            }
+            _ => self.spawn(move || run::work_off(start)),
+        }
+    }
+
+    /// Runs `job` on one of the inference threads. The caller holds a core.
     pub(crate) fn spawn(&self, job: impl FnOnce() + Send + 'static) {
         if let Err(returned) = self.jobs.try_send(Box::new(job)) {
-            // A run gives its permit back just before its thread is free again, so the channel can be full for a
+            // A run gives its core back just before its thread is free again, so the channel can be full for a
             // moment; waiting for room is then a matter of microseconds.
             let job = match returned {
                 std::sync::mpsc::TrySendError::Full(job)
@@ -68,6 +100,11 @@ impl Drop for Scheduler {
         self.watchdog.state().closed = true;
         self.watchdog.woken.notify_all();
     }
+}
+
+/// Whether a task of `runtime` may compute for a moment without holding up all others.
+pub(crate) fn may_block(runtime: &Handle) -> bool {
+    runtime.runtime_flavor() == RuntimeFlavor::MultiThread
 }
 
 fn spawn(name: &str, body: impl FnOnce() + Send + 'static) {

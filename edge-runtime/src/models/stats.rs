@@ -1,8 +1,8 @@
-//! What a model version counts, and how it is shown: Prometheus text with Triton's names, the protocol's statistics,
-//! and the node's health.
+//! What a model version counts. `metrics.rs` shows it as Prometheus text, `http.rs` as the protocol's statistics.
 
-use std::fmt::Write as _;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::Via;
@@ -20,22 +20,63 @@ pub(crate) struct Stats {
     pub(crate) success_ns: AtomicU64,
     failure: [AtomicU64; FailureReason::ALL.len()],
     pub(crate) failure_ns: AtomicU64,
-    via: [AtomicU64; Via::ALL.len()],
+    pub(crate) via: [AtomicU64; Via::ALL.len()],
+    /// Runs of the model.
     pub(crate) runs: AtomicU64,
-    pub(crate) queue_ns: AtomicU64,
-    pub(crate) input_ns: AtomicU64,
-    pub(crate) infer_ns: AtomicU64,
-    pub(crate) output_ns: AtomicU64,
+    /// Requests that were part of a run.
+    pub(crate) ran_requests: AtomicU64,
+    /// Rows of all runs, 1 for each request that is not batched.
+    pub(crate) rows: AtomicU64,
+    /// Times of all requests' stages; a request has the whole times of the run that it was part of.
+    stage_ns: [AtomicU64; Stage::ALL.len()],
+    pub(crate) stages: [Histogram; Stage::ALL.len()],
+    /// Whether runs are told apart by their rows.
+    batched: bool,
+    batches: Mutex<BTreeMap<usize, BatchFigures>>,
     last_ms: AtomicU64,
     /// From a request's arrival in the queue to its result; requests that were answered.
     pub(crate) latency: Histogram,
-    /// The engine's run alone.
-    pub(crate) run: Histogram,
     pub(crate) recent: RecentWindow,
 }
 
-impl Default for Stats {
-    fn default() -> Self {
+/// Runs on the same number of rows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct BatchFigures {
+    pub(crate) runs: u64,
+    pub(crate) input_ns: u64,
+    pub(crate) infer_ns: u64,
+    pub(crate) output_ns: u64,
+}
+
+/// Where a request's time goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// From its arrival to its run.
+    Queue,
+    /// Handing the inputs to the engine.
+    Input,
+    /// The engine's run.
+    Compute,
+    /// Taking the outputs back.
+    Output,
+}
+
+impl Stage {
+    pub(crate) const ALL: [Stage; 4] = [Stage::Queue, Stage::Input, Stage::Compute, Stage::Output];
+
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Stage::Queue => "queue",
+            Stage::Input => "input",
+            Stage::Compute => "compute",
+            Stage::Output => "output",
+        }
+    }
+}
+
+impl Stats {
+    /// `batched`: whether requests of the model are put together.
+    pub(crate) fn new(batched: bool) -> Self {
         Self {
             success: AtomicU64::default(),
             success_ns: AtomicU64::default(),
@@ -43,13 +84,14 @@ impl Default for Stats {
             failure_ns: AtomicU64::default(),
             via: Default::default(),
             runs: AtomicU64::default(),
-            queue_ns: AtomicU64::default(),
-            input_ns: AtomicU64::default(),
-            infer_ns: AtomicU64::default(),
-            output_ns: AtomicU64::default(),
+            ran_requests: AtomicU64::default(),
+            rows: AtomicU64::default(),
+            stage_ns: Default::default(),
+            stages: Default::default(),
+            batched,
+            batches: Mutex::default(),
             last_ms: AtomicU64::default(),
             latency: Histogram::default(),
-            run: Histogram::default(),
             recent: RecentWindow::new(RECENT),
         }
     }
@@ -76,7 +118,7 @@ impl FailureReason {
         FailureReason::Other,
     ];
 
-    fn label(self) -> &'static str {
+    pub(crate) fn label(self) -> &'static str {
         match self {
             FailureReason::Rejected => "REJECTED",
             FailureReason::Canceled => "CANCELED",
@@ -87,7 +129,7 @@ impl FailureReason {
 
     pub(crate) fn of(error: &ModelError) -> FailureReason {
         match error {
-            ModelError::QueueFull { .. } => FailureReason::Rejected,
+            ModelError::QueueFull { .. } | ModelError::TooBusy { .. } => FailureReason::Rejected,
             ModelError::Deadline { .. } => FailureReason::Canceled,
             ModelError::Refused { .. } | ModelError::Failed { .. } => FailureReason::Backend,
             _ => FailureReason::Other,
@@ -117,14 +159,61 @@ impl Stats {
         self.via[via as usize].fetch_add(1, Relaxed);
     }
 
-    /// A run ended well.
-    pub(crate) fn ran(&self, queued: Duration, ran: &Ran) {
+    /// A run on `rows` rows ended well. `queued` has an entry for each of its requests: how long it had waited.
+    pub(crate) fn ran(&self, queued: &[Duration], rows: usize, ran: &Ran) {
         self.runs.fetch_add(1, Relaxed);
-        self.queue_ns.fetch_add(ns(queued), Relaxed);
-        self.input_ns.fetch_add(ns(ran.input), Relaxed);
-        self.infer_ns.fetch_add(ns(ran.infer), Relaxed);
-        self.output_ns.fetch_add(ns(ran.output), Relaxed);
-        self.run.record(ran.infer);
+        self.rows.fetch_add(rows as u64, Relaxed);
+        self.ran_requests.fetch_add(queued.len() as u64, Relaxed);
+        for queued in queued {
+            let times = [*queued, ran.input, ran.infer, ran.output];
+            for (stage, time) in Stage::ALL.into_iter().zip(times) {
+                self.stage_ns[stage as usize].fetch_add(ns(time), Relaxed);
+                self.stages[stage as usize].record(time);
+            }
+        }
+        if self.batched {
+            let mut batches = self.batches.lock().unwrap_or_else(PoisonError::into_inner);
+            let figures = batches.entry(rows).or_default();
+            figures.runs += 1;
+            figures.input_ns += ns(ran.input);
+            figures.infer_ns += ns(ran.infer);
+            figures.output_ns += ns(ran.output);
+        }
+    }
+
+    /// The time that all requests spent in a stage, in nanoseconds.
+    pub(crate) fn stage_ns(&self, stage: Stage) -> u64 {
+        self.stage_ns[stage as usize].load(Relaxed)
+    }
+
+    /// Runs by their number of rows.
+    pub(crate) fn batches(&self) -> BTreeMap<usize, BatchFigures> {
+        if self.batched {
+            return self
+                .batches
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone();
+        }
+        let single = BatchFigures {
+            runs: self.runs.load(Relaxed),
+            input_ns: self.stage_ns(Stage::Input),
+            infer_ns: self.stage_ns(Stage::Compute),
+            output_ns: self.stage_ns(Stage::Output),
+        };
+        if single.runs == 0 {
+            BTreeMap::new()
+        } else {
+            BTreeMap::from([(1, single)])
+        }
+    }
+
+    /// Rows in a run, on average; 1 before the first.
+    pub(crate) fn batch_mean(&self) -> f64 {
+        match self.runs.load(Relaxed) {
+            0 => 1.0,
+            runs => self.rows.load(Relaxed) as f64 / runs as f64,
+        }
     }
 
     /// A request was answered.
@@ -162,154 +251,4 @@ impl Stats {
     pub(crate) fn last_ms(&self) -> u64 {
         self.last_ms.load(Relaxed)
     }
-}
-
-/// One model version to show.
-pub(crate) struct Shown<'a> {
-    pub(crate) name: &'a str,
-    pub(crate) version: &'a str,
-    pub(crate) waiting: usize,
-    pub(crate) sessions: usize,
-    pub(crate) stats: &'a Stats,
-}
-
-impl Shown<'_> {
-    fn labels(&self) -> String {
-        // Names and versions hold no character that needs an escape.
-        format!("model=\"{}\",version=\"{}\"", self.name, self.version)
-    }
-}
-
-/// Writes all series in Prometheus's text format.
-pub(crate) fn render(out: &mut String, models: &[Shown<'_>]) {
-    write_all(out, models).expect("writing to a String cannot fail");
-}
-
-fn write_all(out: &mut String, models: &[Shown<'_>]) -> std::fmt::Result {
-    type Value = fn(&Shown<'_>) -> u64;
-    type Part = fn(&Stats) -> &Histogram;
-    fn us(counter: &AtomicU64) -> u64 {
-        counter.load(Relaxed) / 1000
-    }
-    let plain: [(&str, &str, &str, Value); 10] = [
-        (
-            "nv_inference_request_success",
-            "counter",
-            "Requests answered",
-            |m| m.stats.success.load(Relaxed),
-        ),
-        (
-            "nv_inference_count",
-            "counter",
-            "Inferences, a batch counted by its size",
-            |m| m.stats.runs.load(Relaxed),
-        ),
-        (
-            "nv_inference_exec_count",
-            "counter",
-            "Runs of the model",
-            |m| m.stats.runs.load(Relaxed),
-        ),
-        (
-            "nv_inference_request_duration_us",
-            "counter",
-            "Time of answered requests, queue included",
-            |m| us(&m.stats.success_ns),
-        ),
-        (
-            "nv_inference_queue_duration_us",
-            "counter",
-            "Time that requests waited",
-            |m| us(&m.stats.queue_ns),
-        ),
-        (
-            "nv_inference_compute_input_duration_us",
-            "counter",
-            "Time to hand inputs over",
-            |m| us(&m.stats.input_ns),
-        ),
-        (
-            "nv_inference_compute_infer_duration_us",
-            "counter",
-            "Time of runs",
-            |m| us(&m.stats.infer_ns),
-        ),
-        (
-            "nv_inference_compute_output_duration_us",
-            "counter",
-            "Time to take outputs back",
-            |m| us(&m.stats.output_ns),
-        ),
-        (
-            "nv_inference_pending_request_count",
-            "gauge",
-            "Requests that wait or run",
-            |m| m.waiting as u64,
-        ),
-        (
-            "edge_inference_sessions",
-            "gauge",
-            "Sessions of the model",
-            |m| m.sessions as u64,
-        ),
-    ];
-    for (name, kind, help, value) in plain {
-        writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}")?;
-        for model in models {
-            writeln!(out, "{name}{{{}}} {}", model.labels(), value(model))?;
-        }
-    }
-    let name = "nv_inference_request_failure";
-    writeln!(
-        out,
-        "# HELP {name} Requests that failed\n# TYPE {name} counter"
-    )?;
-    for model in models {
-        for reason in FailureReason::ALL {
-            let count = model.stats.failures(reason);
-            writeln!(
-                out,
-                "{name}{{{},reason=\"{}\"}} {count}",
-                model.labels(),
-                reason.label()
-            )?;
-        }
-    }
-    let name = "edge_inference_requests_total";
-    writeln!(
-        out,
-        "# HELP {name} Requests by the way they came\n# TYPE {name} counter"
-    )?;
-    for model in models {
-        for via in Via::ALL {
-            let count = model.stats.via[via as usize].load(Relaxed);
-            writeln!(
-                out,
-                "{name}{{{},via=\"{}\"}} {count}",
-                model.labels(),
-                via.label()
-            )?;
-        }
-    }
-    let histograms: [(&str, &str, Part); 2] = [
-        (
-            "edge_inference_request_duration_seconds",
-            "Latency of answered requests, queue included",
-            |s| &s.latency,
-        ),
-        (
-            "edge_inference_run_duration_seconds",
-            "Duration of the engine's runs",
-            |s| &s.run,
-        ),
-    ];
-    for (name, help, histogram) in histograms {
-        writeln!(out, "# HELP {name} {help}\n# TYPE {name} histogram")?;
-        for model in models {
-            histogram(model.stats)
-                .snapshot()
-                .render(out, name, &model.labels());
-        }
-    }
-    Ok(())
 }

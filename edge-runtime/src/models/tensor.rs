@@ -240,6 +240,13 @@ impl<'a> Iterator for Strings<'a> {
     }
 }
 
+/// Where the first `count` elements of [`DataType::Bytes`] data end, or the data itself.
+pub(crate) fn string_end(data: &[u8], count: usize) -> usize {
+    let mut strings = Strings(data);
+    strings.by_ref().take(count).for_each(drop);
+    data.len() - strings.0.len()
+}
+
 /// Appends one element of a [`DataType::Bytes`] tensor.
 pub(crate) fn push_string(data: &mut Vec<u8>, element: &[u8]) {
     // Bodies are limited far below 4 GiB, so the length always fits.

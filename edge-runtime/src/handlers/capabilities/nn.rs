@@ -257,7 +257,6 @@ fn code(error: &ModelError) -> errors::ErrorCode {
     match error {
         ModelError::UnknownModel { .. } | ModelError::UnknownVersion { .. } => ErrorCode::NotFound,
         ModelError::Deadline { .. } => ErrorCode::Timeout,
-        ModelError::QueueFull { .. } => ErrorCode::RuntimeError,
         error if error.is_client_fault() => ErrorCode::InvalidArgument,
         _ => ErrorCode::RuntimeError,
     }

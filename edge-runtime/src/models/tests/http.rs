@@ -461,7 +461,7 @@ async fn metrics_count_what_happened_under_tritons_names() {
         "edge_inference_requests_total{model=\"mlp\",version=\"1\",via=\"wasm\"} 3",
         "edge_inference_requests_total{model=\"mlp\",version=\"1\",via=\"http\"} 1",
         "edge_inference_request_duration_seconds_count{model=\"mlp\",version=\"1\"} 3",
-        "edge_inference_run_duration_seconds_bucket{model=\"mlp\",version=\"1\",le=\"+Inf\"} 3",
+        "edge_inference_stage_duration_seconds_bucket{model=\"mlp\",version=\"1\",stage=\"compute\",le=\"+Inf\"} 3",
     ] {
         assert!(
             metrics.lines().any(|found| found == line),

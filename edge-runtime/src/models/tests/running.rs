@@ -249,14 +249,15 @@ async fn a_caller_that_goes_away_stops_its_run() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_queue_turns_requests_away_and_a_deadline_leaves_it() {
-    let models = serving(
-        ModelsConfig {
+    let models = start(ModelsConfig::default());
+    let prepared = models.prepare(ModelSpec {
+        options: ModelOptions {
             queue: 1,
-            ..ModelsConfig::default()
+            ..ModelOptions::default()
         },
-        &["slow"],
-    )
-    .await;
+        ..spec("slow", "1", "slow")
+    });
+    models.switch(vec![prepared.await.unwrap()]);
     let model = models.find("slow", None).unwrap();
     model.forget_pace();
     let call = |request: InferRequest| {
