@@ -63,6 +63,10 @@ pub struct ModelsConfig {
     pub permits: usize,
     /// Largest request body in bytes. Default: 64 MiB.
     pub max_body_bytes: usize,
+    /// Memory of all loaded models together, in bytes. None: no bound.
+    pub memory: Option<u64>,
+    /// Folder of graphs that the engine has optimised for this machine. None: they are not kept.
+    pub cache: Option<PathBuf>,
 }
 
 impl Default for ModelsConfig {
@@ -72,6 +76,8 @@ impl Default for ModelsConfig {
             library: None,
             permits,
             max_body_bytes: 64 << 20,
+            memory: None,
+            cache: None,
         }
     }
 }
