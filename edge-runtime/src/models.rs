@@ -19,7 +19,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use fleet_api::health::ModelHealth;
+use fleet_api::health::{ModelHealth, ModelState};
 use fleet_api::ids::{Name, Version};
 use fleet_api::model::ModelOptions;
 
@@ -417,6 +417,12 @@ impl Models {
                 queue: model.waiting() as u64,
                 sessions: u32::try_from(model.session_count).unwrap_or(u32::MAX),
                 batch_mean: stats.batch_mean(),
+                default: false,
+                state: ModelState::Ready,
+                memory_bytes: 0,
+                rejected: 0,
+                canceled: 0,
+                shadow: None,
             }
         };
         self.all().into_iter().map(figures).collect()

@@ -99,6 +99,62 @@ pub struct ModelHealth {
     pub sessions: u32,
     /// Mean number of requests in a run.
     pub batch_mean: f64,
+    /// Whether requests that name no version go to this one.
+    #[serde(default)]
+    pub default: bool,
+    /// Whether it is in memory.
+    #[serde(default)]
+    pub state: ModelState,
+    /// Memory that it takes, as measured when it was loaded, in bytes; 0 while it is not in memory.
+    #[serde(default)]
+    pub memory_bytes: u64,
+    /// Requests that found the queue full or no memory.
+    #[serde(default)]
+    pub rejected: u64,
+    /// Requests whose client went away before they had run.
+    #[serde(default)]
+    pub canceled: u64,
+    /// What came of running it beside the default version, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shadow: Option<ShadowHealth>,
+}
+
+/// Whether a model is in memory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum ModelState {
+    /// It is, and answers.
+    #[default]
+    Ready,
+    /// On its way there; requests wait for it.
+    Loading,
+    /// It is not; the next request brings it there.
+    Evicted,
+}
+
+/// How a candidate's outputs compare with those of the version that answers. Counts are of requests.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ShadowHealth {
+    /// The version that it is compared with.
+    pub of: Version,
+    /// Requests that it ran as well.
+    pub mirrored: u64,
+    /// Requests that its share of the processor had no room for.
+    pub skipped: u64,
+    /// Requests that it failed on and the other version did not.
+    pub failed: u64,
+    /// Of those compared: all outputs the same to the bit.
+    pub exact: u64,
+    /// Of those compared: no element further away than the tolerance.
+    pub within_tolerance: u64,
+    /// Of those compared: the highest score is in the same place.
+    pub top1_agree: u64,
+    /// Largest difference of an element that was seen.
+    pub max_abs_diff: f64,
+    /// How far the outputs' distributions are apart, 0 for the same.
+    pub drift: f64,
 }
 
 /// Figures of one stream's buffer.
