@@ -44,6 +44,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             .models
             .permits
             .map_or_else(|| ModelsConfig::default().permits, |n| n as usize),
+        memory: config.models.memory.map(|memory| memory.0),
+        cache: Some(data.models()),
         ..ModelsConfig::default()
     });
     let (folder, buffer) = (data.buffer(), buffer_config(&config));

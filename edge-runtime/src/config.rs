@@ -57,6 +57,9 @@ pub struct ModelsSection {
     pub library: Option<PathBuf>,
     /// Runs of all models at the same time. Default: the number of cores.
     pub permits: Option<u32>,
+    /// Memory of all loaded models together. Default: no bound.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<ByteSize>,
 }
 
 /// `[buffer]`
@@ -139,6 +142,7 @@ struct RawHandlers {
 struct RawModels {
     library: Option<PathBuf>,
     permits: Option<u32>,
+    memory: Option<ByteSize>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -168,6 +172,7 @@ impl RawConfig {
             models: RawModels {
                 library: later.models.library.or(self.models.library),
                 permits: later.models.permits.or(self.models.permits),
+                memory: later.models.memory.or(self.models.memory),
             },
             buffer: RawBuffer {
                 min_free: later.buffer.min_free.or(self.buffer.min_free),
@@ -202,6 +207,7 @@ impl RawConfig {
             models: ModelsSection {
                 library: self.models.library,
                 permits: self.models.permits,
+                memory: self.models.memory,
             },
             buffer: BufferSection {
                 min_free: self.buffer.min_free.unwrap_or(ByteSize(64 << 20)),
@@ -282,7 +288,7 @@ fn environment(variable: impl Fn(&str) -> Option<String>) -> Result<RawConfig, C
         admin_listen: address("EDGE_RUNTIME_ADMIN_LISTEN")?,
         models: RawModels {
             library: variable("ORT_DYLIB_PATH").map(PathBuf::from),
-            permits: None,
+            ..RawModels::default()
         },
         ..RawConfig::default()
     })
@@ -313,7 +319,10 @@ mod tests {
                 "config.d/10.toml",
                 "listen = \"127.0.0.1:2\"\n[labels]\nrole = \"y\"\n",
             ),
-            ("config.d/20.toml", "[buffer]\nballast = \"2GiB\"\n"),
+            (
+                "config.d/20.toml",
+                "[buffer]\nballast = \"2GiB\"\n[models]\nmemory = \"512MiB\"\n",
+            ),
             ("config.d/note.txt", "not read"),
         ]);
         let flags = Overrides {
@@ -324,6 +333,7 @@ mod tests {
         assert_eq!(config.listen.port(), 2);
         assert_eq!(config.admin_listen.port(), 3);
         assert_eq!(config.buffer.ballast, ByteSize(2 << 30));
+        assert_eq!(config.models.memory, Some(ByteSize(512 << 20)));
         assert_eq!(config.labels.len(), 2);
     }
 

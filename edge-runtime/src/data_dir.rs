@@ -10,6 +10,7 @@
 //!   state.json       desired states and the transaction between them
 //!   artifacts/       blobs by digest
 //!   compiled/        components compiled for this machine
+//!   models/          models' graphs optimised for this machine
 //!   keyvalue/        what handlers keep
 //!   secrets/         secrets of handlers, a file each; the operator's
 //!   buffer/          records that wait
@@ -130,6 +131,11 @@ impl DataDir {
     /// Components compiled for this machine.
     pub fn compiled(&self) -> PathBuf {
         self.path.join("compiled")
+    }
+
+    /// Models' graphs optimised for this machine.
+    pub fn models(&self) -> PathBuf {
+        self.path.join("models")
     }
 
     /// What handlers keep between calls.

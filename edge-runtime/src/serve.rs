@@ -62,10 +62,13 @@ pub struct ServeArgs {
     /// A model and its file; may be repeated.
     #[arg(long = "model", value_name = "NAME[:VERSION]=FILE.onnx")]
     models: Vec<Pair>,
+    /// Memory of all models together, as in 512MiB; no bound if not given.
+    #[arg(long, value_name = "SIZE")]
+    model_memory: Option<ByteSize>,
     /// A stream to keep; needs --data-dir; may be repeated.
     #[arg(long = "stream", value_name = "NAME")]
     streams: Vec<StreamName>,
-    /// Folder of the streams' buffer and of compiled components.
+    /// Folder of the streams' buffer, of compiled components and of models' optimised graphs.
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
     /// Keep instances warm and use them again for the next request.
@@ -118,7 +121,11 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
         Some(address) => Some(Admin::bind(address).await?),
         None => None,
     };
-    let models = Models::start(ModelsConfig::default());
+    let models = Models::start(ModelsConfig {
+        memory: args.model_memory.map(|memory| memory.0),
+        cache: args.data_dir.as_ref().map(|dir| dir.join("models")),
+        ..ModelsConfig::default()
+    });
     load_models(&models, &args.models).await?;
     let keyvalue = match args.data_dir.as_ref().map(|dir| dir.join("keyvalue")) {
         Some(folder) => {
