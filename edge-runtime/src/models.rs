@@ -49,6 +49,7 @@ pub use error::ModelError;
 pub use tensor::{DataType, Tensor, TensorError, TensorInfo};
 
 use backend::{Backend, LoadedFile};
+use memory::{Memory, MemoryError, State};
 use pool::{Identity, LoadedModel};
 use proof::Unproven;
 use scheduler::Scheduler;
@@ -220,7 +221,7 @@ pub struct Models {
 
 struct Shared {
     config: ModelsConfig,
-    engine: Engine,
+    memory: Arc<Memory>,
     scheduler: Arc<Scheduler>,
     table: ArcSwap<Table>,
 }
@@ -265,10 +266,11 @@ impl Models {
         }
         let opened = OnceLock::new();
         let scheduler = Scheduler::start(config.permits);
+        let memory = Memory::new(Engine { located, opened }, config.memory);
         Models {
             shared: Arc::new(Shared {
                 config,
-                engine: Engine { located, opened },
+                memory,
                 scheduler,
                 table: ArcSwap::default(),
             }),
@@ -277,7 +279,7 @@ impl Models {
 
     /// Why inference is unavailable, and what to do; none if it is there, as far as is known before the first model.
     pub fn engine_error(&self) -> Option<String> {
-        self.shared.engine.error().cloned()
+        self.shared.memory.engine().error().cloned()
     }
 
     /// Loads a model, runs it on zeros where its shapes permit and on its golden cases. Changes nothing that serves.
@@ -307,38 +309,55 @@ impl Models {
         version: Version,
         spec: &ModelSpec,
     ) -> Result<Arc<LoadedModel>, ModelError> {
-        let backend = self
-            .shared
-            .engine
-            .open()
-            .map_err(|reason| ModelError::EngineUnavailable { reason })?;
-        let config = &self.shared.config;
+        let shared = &self.shared;
+        let config = &shared.config;
         let started = Instant::now();
         let sessions = usize::try_from(spec.options.sessions).unwrap_or(1);
         let sessions = sessions.clamp(1, config.permits.max(1));
-        let mut file = backend
-            .load(&spec.path, sessions)
-            .map_err(|error| ModelError::Load {
+        let mut pace = None;
+        let proved = |file: &mut LoadedFile| prove(spec, file).map(|proved| pace = proved);
+        let loaded = shared.memory.load(&spec.path, sessions, proved);
+        let measured = loaded
+            .map_err(|error| match error {
+                MemoryError::Engine(reason) => ModelError::EngineUnavailable { reason },
+                other => ModelError::Load {
+                    name: spec.name.clone(),
+                    version: spec.version.clone(),
+                    path: spec.path.clone(),
+                    reason: other.to_string(),
+                },
+            })?
+            .map_err(|reason| ModelError::Unproven {
                 name: spec.name.clone(),
                 version: spec.version.clone(),
-                path: spec.path.clone(),
-                reason: error.to_string(),
+                reason: reason.to_string(),
             })?;
-        let pace = prove(spec, &mut file).map_err(|reason| ModelError::Unproven {
-            name: spec.name.clone(),
-            version: spec.version.clone(),
-            reason: reason.to_string(),
-        })?;
         let identity = Identity {
             name,
             version,
             digest: spec.digest.clone(),
             options: spec.options.clone(),
         };
-        let model = LoadedModel::new(identity, file, pace, &self.shared.scheduler);
+        let (bytes, loaded) = (measured.bytes, (spec.path.as_path(), measured));
+        let model = LoadedModel::new(identity, loaded, pace, &shared.scheduler, &shared.memory);
+        let model = Arc::new(model);
+        shared.memory.watch(&model);
+        model.make_way();
         let ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        tracing::info!(model = %model.name, version = %model.version, sessions, ms, "model loaded");
-        Ok(Arc::new(model))
+        tracing::info!(model = %model.name, version = %model.version, sessions, ms, bytes, "model loaded");
+        Ok(model)
+    }
+
+    /// Checks that models can serve together within the node's memory budget, before they are switched to.
+    ///
+    /// # Errors
+    /// [`ModelError::Memory`].
+    pub fn admit<'m>(
+        &self,
+        models: impl IntoIterator<Item = &'m PreparedModel>,
+    ) -> Result<(), ModelError> {
+        let models: Vec<&LoadedModel> = models.into_iter().map(|model| &*model.0).collect();
+        self.shared.memory.admit(&models)
     }
 
     /// Makes `models` the ones that serve, all at once. Of several versions of a model the last one is its default.
@@ -351,6 +370,13 @@ impl Models {
             versions.push(model);
         }
         self.shared.table.store(Arc::new(table));
+        if self.shared.config.memory.is_some() {
+            let memory = Arc::clone(&self.shared.memory);
+            // Evicting takes milliseconds, and a load under way may take seconds.
+            let _ = std::thread::Builder::new()
+                .name("model-settle".into())
+                .spawn(move || memory.settle());
+        }
     }
 
     /// Runs a model, its default version if none is named. The request is counted under the model's figures.
@@ -418,10 +444,14 @@ impl Models {
                 sessions: u32::try_from(model.session_count).unwrap_or(u32::MAX),
                 batch_mean: stats.batch_mean(),
                 default: false,
-                state: ModelState::Ready,
-                memory_bytes: 0,
-                rejected: 0,
-                canceled: 0,
+                state: match model.residence.state() {
+                    State::Ready => ModelState::Ready,
+                    State::Loading => ModelState::Loading,
+                    State::Evicted => ModelState::Evicted,
+                },
+                memory_bytes: model.residence.held_bytes(),
+                rejected: stats.failures(FailureReason::Rejected),
+                canceled: stats.failures(FailureReason::Canceled),
                 shadow: None,
             }
         };
@@ -438,6 +468,7 @@ impl Models {
                 version: model.version.as_str(),
                 pending: model.pending(),
                 sessions: model.session_count,
+                memory_bytes: model.residence.held_bytes(),
                 stats: &model.stats,
             })
             .collect();
@@ -468,7 +499,7 @@ impl Models {
 
     fn find(&self, name: &str, version: Option<&str>) -> Result<Arc<LoadedModel>, ModelError> {
         let found = find_in(&self.shared.table.load(), name, version).cloned();
-        match (found, self.shared.engine.error()) {
+        match (found, self.shared.memory.engine().error()) {
             // Without the engine no model is ever loaded: the cause says more than its consequence.
             (Err(_), Some(reason)) => Err(ModelError::EngineUnavailable {
                 reason: reason.clone(),

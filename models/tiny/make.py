@@ -89,6 +89,18 @@ def sequence():
     save("sequence", [h.make_node("SequenceConstruct", ["x", "x"], ["y"])], [value("x", T.FLOAT, [2])], [h.make_tensor_sequence_value_info("y", T.FLOAT, [2])])
 
 
+# As many rows out as in, unless a number is negative: it is left out.
+def positive():
+    zero = numpy_helper.from_array(np.array(0, dtype=np.float32), "zero")
+    nodes = [h.make_node("GreaterOrEqual", ["x", "zero"], ["keep"]), h.make_node("Compress", ["x", "keep"], ["y"], axis=0)]
+    save("positive", nodes, [value("x", T.FLOAT, ["N"])], [value("y", T.FLOAT, ["M"])], [zero])
+
+
+# Declares free first dimensions, but its output's is another one than its input's.
+def turned():
+    save("turned", [h.make_node("Transpose", ["x"], ["y"], perm=[1, 0])], [value("x", T.FLOAT, ["N", "T"])], [value("y", T.FLOAT, ["T", "N"])])
+
+
 if __name__ == "__main__":
-    for make in (mlp, types, pair, lookup, slow, broken, sequence):
+    for make in (mlp, types, pair, lookup, slow, broken, sequence, positive, turned):
         make()

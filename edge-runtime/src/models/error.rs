@@ -40,6 +40,31 @@ pub enum ModelError {
         /// What it did not show.
         reason: String,
     },
+    /// The models that are to be in memory do not fit together.
+    #[error(
+        "model {name}:{version} needs {needed} bytes of memory; with the {taken} of the others that is more than the \
+         {budget} that models may take on this node (models.memory)"
+    )]
+    Memory {
+        /// The model.
+        name: String,
+        /// Its version.
+        version: String,
+        /// What it takes, as measured.
+        needed: u64,
+        /// What the others take.
+        taken: u64,
+        /// What all may take.
+        budget: u64,
+    },
+    /// The model is loaded on demand, and could not be.
+    #[error("model '{name}' could not be loaded: {reason}")]
+    NotLoaded {
+        /// The model.
+        name: String,
+        /// Why.
+        reason: String,
+    },
     /// No such model is deployed.
     #[error("model '{name}' is not deployed on this node")]
     UnknownModel {
@@ -120,6 +145,7 @@ impl ModelError {
             Self::EngineUnavailable { .. }
                 | Self::QueueFull { .. }
                 | Self::TooBusy { .. }
+                | Self::NotLoaded { .. }
                 | Self::Deadline { .. }
         )
     }

@@ -234,7 +234,7 @@ fn stats(model: &LoadedModel) -> Value {
         },
         "response_stats": {},
         "batch_stats": s.batches().into_iter().map(batch).collect::<Vec<_>>(),
-        "memory_usage": [],
+        "memory_usage": [{"type": "CPU", "id": 0, "byte_size": model.residence.held_bytes()}],
     })
 }
 
@@ -351,11 +351,13 @@ impl From<ModelError> for Refusal {
             ModelError::Refused { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             ModelError::EngineUnavailable { .. }
             | ModelError::QueueFull { .. }
-            | ModelError::TooBusy { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            | ModelError::TooBusy { .. }
+            | ModelError::NotLoaded { .. } => StatusCode::SERVICE_UNAVAILABLE,
             ModelError::Deadline { .. } => StatusCode::GATEWAY_TIMEOUT,
-            ModelError::Failed { .. } | ModelError::Load { .. } | ModelError::Unproven { .. } => {
-                StatusCode::INTERNAL_SERVER_ERROR
-            }
+            ModelError::Failed { .. }
+            | ModelError::Load { .. }
+            | ModelError::Unproven { .. }
+            | ModelError::Memory { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Refusal::new(status, error.to_string())
     }

@@ -16,6 +16,7 @@ pub(crate) struct Shown<'a> {
     /// Requests that wait, and runs under way.
     pub(crate) pending: usize,
     pub(crate) sessions: usize,
+    pub(crate) memory_bytes: u64,
     pub(crate) stats: &'a Stats,
 }
 
@@ -34,7 +35,7 @@ pub(crate) fn render(out: &mut String, models: &[Shown<'_>]) {
 /// One number for each model.
 type Value = fn(&Shown<'_>) -> u64;
 
-const PLAIN: [(&str, &str, &str, Value); 10] = [
+const PLAIN: [(&str, &str, &str, Value); 11] = [
     (
         "nv_inference_request_success",
         "counter",
@@ -94,6 +95,12 @@ const PLAIN: [(&str, &str, &str, Value); 10] = [
         "gauge",
         "Sessions of the model",
         |m| m.sessions as u64,
+    ),
+    (
+        "edge_inference_memory_bytes",
+        "gauge",
+        "Memory of the model, as measured when it was loaded",
+        |m| m.memory_bytes,
     ),
 ];
 

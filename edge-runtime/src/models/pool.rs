@@ -8,8 +8,9 @@
 //!                                else 503
 //! ```
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -24,7 +25,7 @@ use super::backend::{Interrupt, RunError, StopReason};
 use super::batch::{self, Unbatchable};
 use super::dispatch::{BatchRule, Full, LaneId, LaneRule};
 use super::error::ModelError;
-use super::memory;
+use super::memory::{self, Measured, Memory, Residence, State};
 use super::run::{self, Member, Outcome, Seat};
 use super::scheduler::{Scheduler, may_block};
 use super::stats::{FailureReason, Stats};
@@ -49,6 +50,8 @@ pub(crate) struct LoadedModel {
     /// Its place in the scheduler, which holds its sessions and its waiting requests.
     pub(crate) lane: LaneId,
     pub(crate) scheduler: Arc<Scheduler>,
+    pub(crate) memory: Arc<Memory>,
+    pub(crate) residence: Residence,
     batches: AtomicBool,
     /// Moving average of the run time; `u64::MAX` before the first run.
     pace_ns: AtomicU64,
@@ -66,9 +69,10 @@ impl LoadedModel {
     /// Takes a model in that has proved itself; `pace` is the time of its last run.
     pub(crate) fn new(
         identity: Identity,
-        file: super::backend::LoadedFile,
+        (path, Measured { file, bytes }): (&Path, Measured),
         pace: Option<Duration>,
         scheduler: &Arc<Scheduler>,
+        memory: &Arc<Memory>,
     ) -> LoadedModel {
         let Identity {
             name,
@@ -101,6 +105,8 @@ impl LoadedModel {
             stats: Stats::new(batch.is_some()),
             lane,
             scheduler: Arc::clone(scheduler),
+            memory: Arc::clone(memory),
+            residence: Residence::new(path, bytes),
             batches: AtomicBool::new(batch.is_some()),
             pace_ns: AtomicU64::new(pace.map_or(u64::MAX, as_ns)),
             options,
@@ -140,6 +146,7 @@ impl LoadedModel {
         if deadline <= Instant::now() {
             return Err(self.past_deadline());
         }
+        self.residence.used();
         let rows = batch::rows(&request).unwrap_or(1);
         let seized = self.scheduler.dispatch().seize(self.lane, rows);
         let interrupt = Arc::new(Interrupt::default());
@@ -194,6 +201,9 @@ impl LoadedModel {
             model: self,
             ticket,
         };
+        if self.residence.state() == State::Evicted {
+            self.memory.bring_back(self);
+        }
         self.scheduler.begin_ready();
         if let Some(window) = self.window() {
             tokio::select! {

@@ -129,7 +129,9 @@ impl FailureReason {
 
     pub(crate) fn of(error: &ModelError) -> FailureReason {
         match error {
-            ModelError::QueueFull { .. } | ModelError::TooBusy { .. } => FailureReason::Rejected,
+            ModelError::QueueFull { .. }
+            | ModelError::TooBusy { .. }
+            | ModelError::NotLoaded { .. } => FailureReason::Rejected,
             ModelError::Deadline { .. } => FailureReason::Canceled,
             ModelError::Refused { .. } | ModelError::Failed { .. } => FailureReason::Backend,
             _ => FailureReason::Other,

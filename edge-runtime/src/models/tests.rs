@@ -11,7 +11,9 @@ use serde_json::{Value, json};
 use super::tensor::push_string;
 use super::*;
 
+mod batching;
 mod http;
+mod memory;
 mod running;
 mod telemetry;
 
