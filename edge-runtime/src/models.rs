@@ -40,6 +40,7 @@ mod proof;
 mod protocol;
 mod run;
 mod scheduler;
+mod shadow;
 mod stats;
 mod tensor;
 #[cfg(test)]
@@ -53,6 +54,7 @@ use memory::{Memory, MemoryError, State};
 use pool::{Identity, LoadedModel};
 use proof::Unproven;
 use scheduler::Scheduler;
+use shadow::{Mirror, Mirrors, ShadowThread};
 use stats::FailureReason;
 
 /// How inference runs on this node.
@@ -223,6 +225,8 @@ struct Shared {
     config: ModelsConfig,
     memory: Arc<Memory>,
     scheduler: Arc<Scheduler>,
+    /// Started with the first candidate.
+    shadow: OnceLock<ShadowThread>,
     table: ArcSwap<Table>,
 }
 
@@ -250,8 +254,15 @@ impl Engine {
     }
 }
 
-/// Versions by model, in the order in which they were handed in; the last is the default.
+/// Versions by model, in the order in which they were handed in; the last that is no candidate is the default.
 type Table = HashMap<Name, Vec<Arc<LoadedModel>>>;
+
+fn default_of(versions: &[Arc<LoadedModel>]) -> Option<&Arc<LoadedModel>> {
+    versions
+        .iter()
+        .rev()
+        .find(|model| model.options.shadow.is_none())
+}
 
 impl Models {
     /// Looks for the engine and starts the inference threads. A library that is missing is not fatal: see
@@ -272,6 +283,7 @@ impl Models {
                 config,
                 memory,
                 scheduler,
+                shadow: OnceLock::new(),
                 table: ArcSwap::default(),
             }),
         }
@@ -369,6 +381,7 @@ impl Models {
             versions.retain(|other| other.version != model.version);
             versions.push(model);
         }
+        table.values().for_each(|versions| self.mirror(versions));
         self.shared.table.store(Arc::new(table));
         if self.shared.config.memory.is_some() {
             let memory = Arc::clone(&self.shared.memory);
@@ -377,6 +390,45 @@ impl Models {
                 .name("model-settle".into())
                 .spawn(move || memory.settle());
         }
+    }
+
+    /// Sets candidates beside the default version. One that was there before goes on counting.
+    fn mirror(&self, versions: &[Arc<LoadedModel>]) {
+        let default = default_of(versions);
+        for model in versions {
+            let serves = default.is_some_and(|default| Arc::ptr_eq(default, model));
+            if !serves {
+                model.mirrors.store(None);
+            }
+        }
+        let Some(default) = default else { return };
+        let before = default.mirrors.load_full();
+        let known = |candidate: &Arc<LoadedModel>| {
+            let all = &before.as_ref()?.all;
+            all.iter().find(|mirror| mirror.is_of(candidate)).cloned()
+        };
+        let mirrors: Vec<_> = versions
+            .iter()
+            .filter(|model| model.options.shadow.is_some())
+            .filter_map(|model| known(model).or_else(|| Mirror::new(model, &default.version)))
+            .collect();
+        let mirrors = (!mirrors.is_empty()).then(|| {
+            let thread = self.shared.shadow.get_or_init(ShadowThread::start);
+            Arc::new(Mirrors::new(mirrors, thread))
+        });
+        default.mirrors.store(mirrors);
+    }
+
+    /// The comparison that a candidate is part of.
+    fn mirror_of(&self, candidate: &Arc<LoadedModel>) -> Option<Arc<Mirror>> {
+        let table = self.shared.table.load();
+        let default = default_of(table.get(&candidate.name)?)?;
+        let mirrors = default.mirrors.load_full()?;
+        mirrors
+            .all
+            .iter()
+            .find(|mirror| mirror.is_of(candidate))
+            .cloned()
     }
 
     /// Runs a model, its default version if none is named. The request is counted under the model's figures.
@@ -443,7 +495,7 @@ impl Models {
                 queue: model.waiting() as u64,
                 sessions: u32::try_from(model.session_count).unwrap_or(u32::MAX),
                 batch_mean: stats.batch_mean(),
-                default: false,
+                default: self.is_default(&model),
                 state: match model.residence.state() {
                     State::Ready => ModelState::Ready,
                     State::Loading => ModelState::Loading,
@@ -452,7 +504,7 @@ impl Models {
                 memory_bytes: model.residence.held_bytes(),
                 rejected: stats.failures(FailureReason::Rejected),
                 canceled: stats.failures(FailureReason::Canceled),
-                shadow: None,
+                shadow: self.mirror_of(&model).map(|mirror| mirror.health()),
             }
         };
         self.all().into_iter().map(figures).collect()
@@ -461,15 +513,18 @@ impl Models {
     /// Appends every version's figures in Prometheus's text format, with Triton's names where it has one.
     pub fn render_metrics(&self, out: &mut String) {
         let models = self.all();
+        let mirrors: Vec<_> = models.iter().map(|model| self.mirror_of(model)).collect();
         let shown: Vec<_> = models
             .iter()
-            .map(|model| metrics::Shown {
+            .zip(&mirrors)
+            .map(|(model, mirror)| metrics::Shown {
                 name: model.name.as_str(),
                 version: model.version.as_str(),
                 pending: model.pending(),
                 sessions: model.session_count,
                 memory_bytes: model.residence.held_bytes(),
                 stats: &model.stats,
+                mirror: mirror.as_deref(),
             })
             .collect();
         metrics::render(out, &shown);
@@ -486,6 +541,14 @@ impl Models {
             .collect();
         all.sort_by(|a, b| (&a.name, &a.version).cmp(&(&b.name, &b.version)));
         all
+    }
+
+    fn is_default(&self, model: &Arc<LoadedModel>) -> bool {
+        let table = self.shared.table.load();
+        let default = table
+            .get(&model.name)
+            .and_then(|versions| default_of(versions));
+        default.is_some_and(|default| Arc::ptr_eq(default, model))
     }
 
     fn version(&self, name: &Name, version: &Version) -> Option<Arc<LoadedModel>> {
@@ -530,7 +593,7 @@ fn find_in<'t>(
     };
     let versions = table.get(name).ok_or_else(unknown)?;
     match version {
-        None => versions.last().ok_or_else(unknown),
+        None => default_of(versions).ok_or_else(unknown),
         Some(wanted) => versions
             .iter()
             .find(|model| model.version.as_str() == wanted)

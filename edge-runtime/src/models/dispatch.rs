@@ -213,6 +213,22 @@ impl<S, T: Queued> Dispatch<S, T> {
         Some(session)
     }
 
+    /// A session without a core, for a run that is nobody's request; back with [`Dispatch::give_back`].
+    pub(crate) fn borrow(&mut self, lane: LaneId) -> Option<S> {
+        let lane = self.lanes.get_mut(&lane)?;
+        let session = lane.free.pop()?;
+        lane.running += 1;
+        Some(session)
+    }
+
+    /// Takes a borrowed session back. [`Dispatch::next`] may have something to start.
+    pub(crate) fn give_back(&mut self, lane: LaneId, session: S) {
+        if let Some(lane) = self.lanes.get_mut(&lane) {
+            lane.running -= 1;
+            lane.free.push(session);
+        }
+    }
+
     /// Queues a request. [`Dispatch::next`] may have something to start.
     pub(crate) fn arrive(
         &mut self,

@@ -4,6 +4,7 @@ use std::fmt::{self, Write as _};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::Via;
+use super::shadow::Mirror;
 use super::stats::{FailureReason, Stage, Stats};
 
 /// Upper bounds of the batch-size histogram.
@@ -18,6 +19,8 @@ pub(crate) struct Shown<'a> {
     pub(crate) sessions: usize,
     pub(crate) memory_bytes: u64,
     pub(crate) stats: &'a Stats,
+    /// If it is a candidate that runs beside the default version.
+    pub(crate) mirror: Option<&'a Mirror>,
 }
 
 impl Shown<'_> {
@@ -165,6 +168,75 @@ fn write_all(out: &mut String, models: &[Shown<'_>]) -> fmt::Result {
     head(out, name, "histogram", "Rows of a run")?;
     for model in models {
         batch_sizes(out, name, model)?;
+    }
+    shadows(out, models)
+}
+
+fn shadows(out: &mut String, models: &[Shown<'_>]) -> fmt::Result {
+    let mirrors: Vec<_> = models
+        .iter()
+        .filter_map(|model| {
+            let mirror = model.mirror?;
+            let labels = format!("{},of=\"{}\"", model.labels(), mirror.of());
+            Some((labels, mirror))
+        })
+        .collect();
+    if mirrors.is_empty() {
+        return Ok(());
+    }
+    let name = "edge_inference_shadow_requests_total";
+    head(
+        out,
+        name,
+        "counter",
+        "Requests copied to a candidate, by what came of them",
+    )?;
+    for (labels, mirror) in &mirrors {
+        let figures = &mirror.figures;
+        for (outcome, count) in [
+            ("mirrored", &figures.mirrored),
+            ("skipped", &figures.skipped),
+            ("failed", &figures.failed),
+            ("exact", &figures.exact),
+            ("within_tolerance", &figures.within),
+            ("top1_agree", &figures.top1),
+        ] {
+            let count = count.load(Relaxed);
+            writeln!(out, "{name}{{{labels},outcome=\"{outcome}\"}} {count}")?;
+        }
+    }
+    type Reading = fn(&Mirror) -> f64;
+    let gauges: [(&str, &str, &str, Reading); 3] = [
+        (
+            "edge_inference_shadow_cpu_seconds_total",
+            "counter",
+            "Processor time of a candidate's runs",
+            |m| m.figures.cpu_us.load(Relaxed) as f64 / 1e6,
+        ),
+        (
+            "edge_inference_shadow_max_abs_diff",
+            "gauge",
+            "Largest difference of an element",
+            Mirror::max_abs_diff,
+        ),
+        (
+            "edge_inference_shadow_drift",
+            "gauge",
+            "Distance of the outputs' distributions",
+            Mirror::drift,
+        ),
+    ];
+    for (name, kind, help, reading) in gauges {
+        head(out, name, kind, help)?;
+        for (labels, mirror) in &mirrors {
+            let value = reading(mirror);
+            let value = if value.is_infinite() {
+                "+Inf".to_owned()
+            } else {
+                value.to_string()
+            };
+            writeln!(out, "{name}{{{labels}}} {value}")?;
+        }
     }
     Ok(())
 }

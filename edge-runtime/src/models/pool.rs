@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwapOption;
 use fleet_api::ids::{Name, Version};
 use fleet_api::model::ModelOptions;
 use tokio::runtime::Handle;
@@ -28,6 +29,7 @@ use super::error::ModelError;
 use super::memory::{self, Measured, Memory, Residence, State};
 use super::run::{self, Member, Outcome, Seat};
 use super::scheduler::{Scheduler, may_block};
+use super::shadow::Mirrors;
 use super::stats::{FailureReason, Stats};
 use super::tensor::TensorInfo;
 
@@ -52,6 +54,8 @@ pub(crate) struct LoadedModel {
     pub(crate) scheduler: Arc<Scheduler>,
     pub(crate) memory: Arc<Memory>,
     pub(crate) residence: Residence,
+    /// Candidates that run beside it, and their thread; none for most models.
+    pub(crate) mirrors: ArcSwapOption<Mirrors>,
     batches: AtomicBool,
     /// Moving average of the run time; `u64::MAX` before the first run.
     pace_ns: AtomicU64,
@@ -107,6 +111,7 @@ impl LoadedModel {
             scheduler: Arc::clone(scheduler),
             memory: Arc::clone(memory),
             residence: Residence::new(path, bytes),
+            mirrors: ArcSwapOption::empty(),
             batches: AtomicBool::new(batch.is_some()),
             pace_ns: AtomicU64::new(pace.map_or(u64::MAX, as_ns)),
             options,
@@ -129,8 +134,15 @@ impl LoadedModel {
         let came = Instant::now();
         self.stats.came(request.via);
         let abandoned = Abandoned { model: self, came };
+        let mirrors = self.mirrors.load_full();
+        let copied = mirrors
+            .as_deref()
+            .and_then(|mirrors| mirrors.copy(&request));
         let result = self.check_and_run(request, came).await;
         std::mem::forget(abandoned);
+        if let (Some(mirrors), Some(copied), Ok(outputs)) = (mirrors, copied, &result) {
+            mirrors.offer(copied, outputs);
+        }
         match &result {
             Ok(_) => self.stats.succeeded(came.elapsed()),
             Err(error) => self.stats.failed(FailureReason::of(error), came.elapsed()),

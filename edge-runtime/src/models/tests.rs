@@ -15,6 +15,7 @@ mod batching;
 mod http;
 mod memory;
 mod running;
+mod shadow;
 mod telemetry;
 
 fn tiny(name: &str) -> PathBuf {
