@@ -31,7 +31,7 @@ pub(crate) use enroll::EnrollError;
 pub(crate) use ingest::IngestTask;
 pub(crate) use observed::Observed;
 pub(crate) use reconcile::ReconcileTask;
-pub(crate) use store::{Store, StoreError, signed, unsigned};
+pub(crate) use store::{Store, StoreError, signed, to_json, unsigned};
 
 /// Fences a control plane that was deposed; there is only one yet.
 const EPOCH: u64 = 1;

@@ -40,6 +40,6 @@ pub mod fuzzing {
     /// Describes a component or refuses it; it must not panic.
     pub fn describe_component(bytes: &[u8]) {
         let handler = fleet_api::artifact::ArtifactKind::Handler;
-        let _ = crate::inspect::describe(handler, bytes);
+        let _ = crate::inspect::describe(handler, bytes, &[]);
     }
 }

@@ -4,6 +4,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Digest, IdError, Name, Version};
+use crate::model_files::PinnedFile;
 
 /// Media type of a Wasm component layer (CNCF Wasm OCI artifact layout).
 pub const WASM_LAYER: &str = "application/wasm";
@@ -11,6 +12,16 @@ pub const WASM_LAYER: &str = "application/wasm";
 pub const WASM_CONFIG: &str = "application/vnd.wasm.config.v0+json";
 /// Media type of an ONNX model layer.
 pub const ONNX_LAYER: &str = "application/vnd.onnx.model.v1";
+/// Media type of the layer with a model's card (TOML).
+pub const MODEL_CARD_LAYER: &str = "application/vnd.edge.model.card.v1+toml";
+/// Media type of the layer with the names of a model's classes.
+pub const MODEL_LABELS_LAYER: &str = "application/vnd.edge.model.labels.v1";
+/// Media type of the layer with a model's golden inputs and outputs (JSON).
+pub const MODEL_GOLDEN_LAYER: &str = "application/vnd.edge.model.golden.v1+json";
+/// Media type of a layer with weights that the ONNX file keeps outside of itself; [`TITLE`] has the file's name.
+pub const MODEL_DATA_LAYER: &str = "application/vnd.edge.model.data.v1";
+/// Annotation with a layer's file name (OCI image spec).
+pub const TITLE: &str = "org.opencontainers.image.title";
 /// Artifact type and config media type of a model.
 pub const ONNX_CONFIG: &str = "application/vnd.onnx.config.v1+json";
 /// Media type of an OCI image manifest.
@@ -118,6 +129,17 @@ pub struct PinnedArtifact {
     pub digest: Digest,
     /// Size of that blob in bytes.
     pub size: u64,
+    /// What a model has beside it, in the same repository.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<PinnedFile>,
+}
+
+impl PinnedArtifact {
+    /// Bytes of the artifact and of all files beside it.
+    pub fn total_size(&self) -> u64 {
+        let files = self.files.iter().map(|file| file.size);
+        files.fold(self.size, u64::saturating_add)
+    }
 }
 
 impl fmt::Display for PinnedArtifact {

@@ -32,6 +32,8 @@ pub mod artifact;
 pub mod deployment;
 /// What a node shall run.
 pub mod desired;
+/// The files that an ONNX model keeps its weights in.
+pub mod external_data;
 /// The binary frame of device records.
 pub mod frame;
 /// What a node measures about itself.
@@ -42,6 +44,8 @@ pub mod ids;
 pub mod labels;
 /// How a model runs on a node.
 pub mod model;
+/// What a model has beside it: card, labels, golden outputs, external data.
+pub mod model_files;
 /// A node's birth and death on MQTT.
 pub mod presence;
 /// What a node runs.

@@ -5,6 +5,7 @@ use crate::deployment::Deployment;
 use crate::health::Health;
 use crate::ids::{Digest, Name, NodeId, StreamName, Version};
 use crate::labels::Labels;
+use crate::model_files::PinnedFile;
 use crate::presence::Presence;
 use crate::reported::Reported;
 
@@ -56,6 +57,9 @@ pub struct ArtifactSummary {
     pub size: u64,
     /// What it is: a component's world, or a model's inputs and outputs.
     pub description: String,
+    /// What a model has beside it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<PinnedFile>,
     /// When it was pushed, in milliseconds since the Unix epoch.
     pub created_ms: u64,
 }

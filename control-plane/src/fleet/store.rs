@@ -360,6 +360,7 @@ pub(crate) mod within {
                 version: a.version,
                 digest: a.digest,
                 size: a.size,
+                files: a.files,
             }
         })))
     }
@@ -438,6 +439,7 @@ fn artifact_row(row: &SqliteRow) -> Result<ArtifactSummary, StoreError> {
         manifest: Digest::new(row.get::<String, _>("manifest"))?,
         size: unsigned(row.get("size")),
         description: row.get("description"),
+        files: from_json("files of an artifact", row.get("files"))?,
         created_ms: unsigned(row.get("created_ms")),
     })
 }
@@ -446,7 +448,7 @@ fn from_json<T: DeserializeOwned>(what: &'static str, text: String) -> Result<T,
     serde_json::from_str(&text).map_err(|source| StoreError::Document { what, source })
 }
 
-fn to_json<T: Serialize>(value: &T) -> String {
+pub(crate) fn to_json<T: Serialize>(value: &T) -> String {
     serde_json::to_string(value).expect("the fleet's documents have only string keys")
 }
 

@@ -1,5 +1,7 @@
 //! ONNX models: what goes in, what comes out, and which operator set they need.
 
+use std::fmt;
+
 use prost::Message;
 
 /// Why a model cannot run.
@@ -111,8 +113,40 @@ struct DimensionProto {
     dim_param: Option<String>,
 }
 
-/// Describes a model, or refuses it.
-pub(super) fn describe(bytes: &[u8]) -> Result<String, ModelRefusal> {
+/// What goes into a model and what comes out of it.
+#[derive(Debug)]
+pub(super) struct Outline {
+    /// Without weights.
+    pub(super) inputs: Vec<ValueOutline>,
+    pub(super) outputs: Vec<ValueOutline>,
+    opset: Option<i64>,
+}
+
+/// An input or an output.
+#[derive(Debug)]
+pub(super) struct ValueOutline {
+    pub(super) name: String,
+    /// None if it is a sequence, a map or the like.
+    pub(super) tensor: Option<TensorOutline>,
+}
+
+#[derive(Debug)]
+pub(super) struct TensorOutline {
+    /// A number of TensorProto.DataType.
+    pub(super) element: i32,
+    /// None if the model leaves the number of dimensions open.
+    pub(super) shape: Option<Vec<Dimension>>,
+}
+
+#[derive(Debug)]
+pub(super) enum Dimension {
+    Fixed(i64),
+    /// With its name, if it has one.
+    Free(Option<String>),
+}
+
+/// Reads a model, or refuses it.
+pub(super) fn read(bytes: &[u8]) -> Result<Outline, ModelRefusal> {
     let damaged = |why: &str| ModelRefusal::Damaged(why.to_owned());
     let model = ModelProto::decode(bytes).map_err(|e| ModelRefusal::Damaged(e.to_string()))?;
     let format = model.ir_version.unwrap_or(0);
@@ -158,31 +192,95 @@ pub(super) fn describe(bytes: &[u8]) -> Result<String, ModelRefusal> {
         .input
         .iter()
         .filter(|i| !i.name.as_deref().is_some_and(|n| weights.contains(n)));
-    let list = |values: Vec<String>| values.join(", ");
-    let inputs = list(inputs.map(value).collect());
-    let outputs = list(graph.output.iter().map(value).collect());
-    let opset = opset.map_or(String::new(), |v| format!("; opset {v}"));
-    Ok(format!("{inputs} -> {outputs}{opset}"))
+    Ok(Outline {
+        inputs: inputs.map(ValueOutline::of).collect(),
+        outputs: graph.output.iter().map(ValueOutline::of).collect(),
+        opset,
+    })
 }
 
-fn value(info: &ValueInfoProto) -> String {
-    let name = info.name.as_deref().unwrap_or("?");
-    let Some(tensor) = info.r#type.as_ref().and_then(|t| t.tensor_type.as_ref()) else {
-        return format!("{name}: not a tensor");
-    };
-    let kind = element(tensor.elem_type.unwrap_or(0));
-    let Some(shape) = &tensor.shape else {
-        return format!("{name}: {kind}");
-    };
-    let dims: Vec<_> = shape.dim.iter().map(dimension).collect();
-    format!("{name}: {kind}[{}]", dims.join(","))
+#[cfg(test)]
+impl Outline {
+    pub(super) fn of(inputs: Vec<ValueOutline>, outputs: Vec<ValueOutline>) -> Self {
+        Self {
+            inputs,
+            outputs,
+            opset: None,
+        }
+    }
 }
 
-fn dimension(dim: &DimensionProto) -> String {
-    match (&dim.dim_value, &dim.dim_param) {
-        (Some(value), _) if *value >= 0 => value.to_string(),
-        (_, Some(name)) if !name.is_empty() => name.clone(),
-        _ => "?".to_owned(),
+impl ValueOutline {
+    fn of(info: &ValueInfoProto) -> Self {
+        let tensor = info.r#type.as_ref().and_then(|t| t.tensor_type.as_ref());
+        Self {
+            name: info.name.clone().unwrap_or_default(),
+            tensor: tensor.map(|tensor| TensorOutline {
+                element: tensor.elem_type.unwrap_or(0),
+                shape: tensor
+                    .shape
+                    .as_ref()
+                    .map(|shape| shape.dim.iter().map(Dimension::of).collect()),
+            }),
+        }
+    }
+}
+
+impl Dimension {
+    fn of(dim: &DimensionProto) -> Self {
+        match (dim.dim_value, &dim.dim_param) {
+            (Some(value), _) if value >= 0 => Self::Fixed(value),
+            (_, name) => Self::Free(name.clone().filter(|name| !name.is_empty())),
+        }
+    }
+}
+
+impl TensorOutline {
+    /// Such as `[batch,3,?]`; empty if the number of dimensions is open.
+    pub(super) fn shape_in_words(&self) -> String {
+        let Some(shape) = &self.shape else {
+            return String::new();
+        };
+        let dims: Vec<_> = shape
+            .iter()
+            .map(|dim| match dim {
+                Dimension::Fixed(size) => size.to_string(),
+                Dimension::Free(Some(name)) => name.clone(),
+                Dimension::Free(None) => "?".to_owned(),
+            })
+            .collect();
+        format!("[{}]", dims.join(","))
+    }
+}
+
+impl fmt::Display for ValueOutline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = if self.name.is_empty() {
+            "?"
+        } else {
+            &self.name
+        };
+        match &self.tensor {
+            None => write!(f, "{name}: not a tensor"),
+            Some(tensor) => {
+                let kind = element(tensor.element);
+                write!(f, "{name}: {kind}{}", tensor.shape_in_words())
+            }
+        }
+    }
+}
+
+impl fmt::Display for Outline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |values: &[ValueOutline]| {
+            let values: Vec<_> = values.iter().map(ValueOutline::to_string).collect();
+            values.join(", ")
+        };
+        write!(f, "{} -> {}", list(&self.inputs), list(&self.outputs))?;
+        match self.opset {
+            Some(version) => write!(f, "; opset {version}"),
+            None => Ok(()),
+        }
     }
 }
 

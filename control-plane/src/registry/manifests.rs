@@ -1,13 +1,18 @@
+mod beside;
+
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use fleet_api::artifact::{ArtifactKind, ONNX_LAYER, WASM_LAYER};
 use fleet_api::ids::{Digest, Version};
+use fleet_api::model_files::{FileRole, PinnedFile};
 use serde::Deserialize;
 use sqlx::Row as _;
 
 use super::{Registry, RegistryError, Repository};
 use crate::clock::now_ms;
-use crate::fleet::signed;
-use crate::inspect;
+use crate::fleet::{signed, to_json};
+use crate::inspect::{self, Beside, most_bytes};
 
 /// What a manifest is asked for by.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,6 +69,8 @@ struct Descriptor {
     media_type: String,
     digest: Digest,
     size: u64,
+    #[serde(default)]
+    annotations: Option<BTreeMap<String, serde_json::Value>>,
 }
 
 impl Registry {
@@ -179,18 +186,35 @@ impl Registry {
                 )));
             }
         };
+        let files = match repository.kind {
+            ArtifactKind::Handler => Vec::new(),
+            ArtifactKind::Model => beside::files(&manifest.layers)?,
+        };
         let _permit = self.0.inspecting.acquire().await;
         let bytes = self.blob_bytes(&layer.digest).await?;
+        let mut contents = Vec::with_capacity(files.len());
+        for file in &files {
+            let looked_at = file.role != FileRole::Data && file.size <= most_bytes(file.role);
+            let content = if looked_at {
+                self.blob_bytes(&file.digest).await?
+            } else {
+                Bytes::new()
+            };
+            contents.push(Beside {
+                file: file.clone(),
+                content,
+            });
+        }
         let kind = repository.kind;
-        let description = tokio::task::spawn_blocking(move || inspect::describe(kind, &bytes))
-            .await
-            .map_err(|_| {
-                RegistryError::ManifestInvalid(format!("the {kind} cannot be inspected"))
-            })??;
+        let describe = move || inspect::describe(kind, &bytes, &contents);
+        let description = tokio::task::spawn_blocking(describe).await.map_err(|_| {
+            RegistryError::ManifestInvalid(format!("the {kind} cannot be inspected"))
+        })??;
         Ok(Artifact {
             digest: layer.digest.clone(),
             size: layer.size,
             description,
+            files,
         })
     }
 
@@ -242,8 +266,8 @@ impl Registry {
             }
             if let Some(artifact) = artifact {
                 sqlx::query(
-                    "INSERT INTO artifacts (kind, name, version, digest, manifest, size, description, created_ms)
-                     VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                    "INSERT INTO artifacts (kind, name, version, digest, manifest, size, description, files, created_ms)
+                     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
                 )
                 .bind(repository.kind.to_string())
                 .bind(repository.name.as_str())
@@ -252,6 +276,7 @@ impl Registry {
                 .bind(digest.as_str())
                 .bind(signed(artifact.size))
                 .bind(artifact.description)
+                .bind(to_json(&artifact.files))
                 .bind(signed(now_ms()))
                 .execute(&mut *change)
                 .await?;
@@ -385,6 +410,7 @@ struct Artifact {
     digest: Digest,
     size: u64,
     description: String,
+    files: Vec<PinnedFile>,
 }
 
 fn taken(repository: &Repository, tag: &Version, have: Digest) -> RegistryError {

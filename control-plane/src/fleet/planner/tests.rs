@@ -15,6 +15,7 @@ fn artifacts() -> Catalogue {
         version: Version::new(version).unwrap(),
         digest: Digest::of(format!("{name}{version}").as_bytes()),
         size: 1,
+        files: Vec::new(),
     };
     let handlers = ["a", "b", "c"]
         .into_iter()

@@ -1,5 +1,9 @@
 use super::*;
 
+fn describe(bytes: &[u8]) -> Result<String, ModelRefusal> {
+    read(bytes).map(|outline| outline.to_string())
+}
+
 fn tensor(name: &str, kind: i32, dims: &[(i64, &str)]) -> ValueInfoProto {
     let dim = dims
         .iter()
