@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 mod fetch;
+mod layout;
 mod ledger;
 mod plan;
 mod report;
@@ -249,7 +250,7 @@ impl AgentTask {
         self.running = running;
         self.report.committed(generation);
         tracing::info!(generation, "serve the new generation");
-        if let Err(error) = self.store.retain(&self.ledger.referenced()) {
+        if let Err(error) = self.store.retain(self.ledger.referenced()) {
             tracing::warn!(
                 error = chain(&error),
                 "cannot remove artifacts that nothing needs"

@@ -1,7 +1,10 @@
+use std::fmt;
 use std::path::PathBuf;
 
 use fleet_api::artifact::PinnedArtifact;
 use fleet_api::desired::Desired;
+use fleet_api::ids::Digest;
+use fleet_api::model_files::FileName;
 use fleet_api::reported::{ArtifactState, Phase};
 use futures_util::StreamExt as _;
 use reqwest::StatusCode;
@@ -25,50 +28,87 @@ pub struct Fetcher {
     url: String,
 }
 
+/// A blob to fetch: an artifact itself, or a file beside it.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    artifact: PinnedArtifact,
+    /// The file's name, if it is one beside the artifact.
+    file: Option<FileName>,
+    digest: Digest,
+    size: u64,
+}
+
+impl Wanted {
+    /// All blobs of an artifact.
+    fn of(artifact: &PinnedArtifact) -> impl Iterator<Item = Self> {
+        let itself = (None, &artifact.digest, artifact.size);
+        let files = artifact.files.iter();
+        let files = files.map(|file| (Some(&file.name), &file.digest, file.size));
+        [itself]
+            .into_iter()
+            .chain(files)
+            .map(|(file, digest, size)| Self {
+                artifact: artifact.clone(),
+                file: file.cloned(),
+                digest: digest.clone(),
+                size,
+            })
+    }
+}
+
+impl fmt::Display for Wanted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.file {
+            Some(file) => write!(f, "{file} of {}", self.artifact),
+            None => write!(f, "{}", self.artifact),
+        }
+    }
+}
+
 /// Why an artifact could not be fetched.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
     /// The registry does not answer, or stops in between.
-    #[error("fetch {artifact}")]
+    #[error("fetch {wanted}")]
     Network {
         /// What was fetched.
-        artifact: Box<PinnedArtifact>,
+        wanted: Box<Wanted>,
         /// What the client library says.
         source: reqwest::Error,
     },
     /// The registry refuses.
-    #[error("fetch {artifact}: the registry answered {status}{reason}")]
+    #[error("fetch {wanted}: the registry answered {status}{reason}")]
     Refused {
         /// What was fetched.
-        artifact: Box<PinnedArtifact>,
+        wanted: Box<Wanted>,
         /// Its answer.
         status: StatusCode,
         /// Its own words, after a colon, if it gave any.
         reason: String,
     },
     /// What came is something else.
-    #[error("fetch {artifact}: {found} bytes came of {}", artifact.size)]
+    #[error("fetch {wanted}: {found} bytes came of {}", wanted.size)]
     Size {
         /// What was fetched.
-        artifact: Box<PinnedArtifact>,
+        wanted: Box<Wanted>,
         /// How many bytes there are.
         found: u64,
     },
     /// What came is something else.
-    #[error("verify {artifact}")]
+    #[error("verify {wanted}")]
     Content {
         /// What was fetched.
-        artifact: Box<PinnedArtifact>,
+        wanted: Box<Wanted>,
         /// Which digests differ.
         source: Box<StoreError>,
     },
     /// The disk is too full.
     #[error(
-        "fetch {artifact}: {needed} bytes are needed and {free} are free where {path} lies: free some space"
+        "fetch {wanted}: {needed} bytes are needed and {free} are free where {path} lies: free some space"
     )]
     Space {
         /// What was to be fetched.
-        artifact: Box<PinnedArtifact>,
+        wanted: Box<Wanted>,
         /// The store's folder.
         path: PathBuf,
         /// Bytes needed, the spare ones included.
@@ -77,10 +117,10 @@ pub enum FetchError {
         free: u64,
     },
     /// The disk refuses.
-    #[error("keep {artifact}")]
+    #[error("keep {wanted}")]
     Disk {
         /// What was fetched.
-        artifact: Box<PinnedArtifact>,
+        wanted: Box<Wanted>,
         /// The system's reason.
         source: std::io::Error,
     },
@@ -122,9 +162,11 @@ impl Fetcher {
         report: &mut Report,
     ) -> Result<(), FetchError> {
         for artifact in artifacts(desired) {
-            if !store.has(&artifact.digest) {
-                report.artifact(artifact, ArtifactState::Fetching, None);
-                self.fetch_verified(store, artifact, report).await?;
+            for wanted in Wanted::of(artifact) {
+                if !store.has(&wanted.digest) {
+                    report.artifact(artifact, ArtifactState::Fetching, None);
+                    self.fetch_verified(store, &wanted, report).await?;
+                }
             }
             report.artifact(artifact, ArtifactState::Fetched, None);
         }
@@ -134,14 +176,14 @@ impl Fetcher {
     async fn fetch_verified(
         &self,
         store: &ArtifactStore,
-        artifact: &PinnedArtifact,
+        wanted: &Wanted,
         report: &mut Report,
     ) -> Result<(), FetchError> {
         let mut attempt = 1;
         loop {
-            self.fetch(store, artifact).await?;
+            self.fetch(store, wanted).await?;
             report.phase(Phase::Verifying);
-            let (store, digest) = (store.clone(), artifact.digest.clone());
+            let (store, digest) = (store.clone(), wanted.digest.clone());
             let accepted = tokio::task::spawn_blocking(move || store.accept(&digest))
                 .await
                 .expect("checking a digest does not panic");
@@ -149,19 +191,23 @@ impl Fetcher {
                 Ok(()) => return Ok(()),
                 Err(StoreError::Io { source, .. }) => {
                     return Err(FetchError::Disk {
-                        artifact: Box::new(artifact.clone()),
+                        wanted: Box::new(wanted.clone()),
                         source,
                     });
                 }
                 Err(source) if attempt == DIGEST_ATTEMPTS => {
-                    report.artifact(artifact, ArtifactState::Failed, Some(source.to_string()));
+                    report.artifact(
+                        &wanted.artifact,
+                        ArtifactState::Failed,
+                        Some(source.to_string()),
+                    );
                     return Err(FetchError::Content {
-                        artifact: Box::new(artifact.clone()),
+                        wanted: Box::new(wanted.clone()),
                         source: Box::new(source),
                     });
                 }
                 Err(source) => {
-                    tracing::warn!(%artifact, error = %source, "fetch again what came changed");
+                    tracing::warn!(%wanted, error = %source, "fetch again what came changed");
                     attempt += 1;
                 }
             }
@@ -169,33 +215,30 @@ impl Fetcher {
     }
 
     /// Fetches into the unfinished blob, from where it ends.
-    async fn fetch(
-        &self,
-        store: &ArtifactStore,
-        artifact: &PinnedArtifact,
-    ) -> Result<(), FetchError> {
+    async fn fetch(&self, store: &ArtifactStore, wanted: &Wanted) -> Result<(), FetchError> {
         let network = |source| FetchError::Network {
-            artifact: Box::new(artifact.clone()),
+            wanted: Box::new(wanted.clone()),
             source,
         };
         let disk = |source| FetchError::Disk {
-            artifact: Box::new(artifact.clone()),
+            wanted: Box::new(wanted.clone()),
             source,
         };
-        let path = store.partial(&artifact.digest);
+        let path = store.partial(&wanted.digest);
         let mut have = tokio::fs::metadata(&path)
             .await
             .map_or(0, |meta| meta.len());
-        if have > artifact.size {
+        if have > wanted.size {
             tokio::fs::remove_file(&path).await.map_err(disk)?;
             have = 0;
         }
-        if have == artifact.size {
+        if have == wanted.size {
             return Ok(());
         }
-        check_space(artifact, &path, artifact.size - have)?;
+        check_space(wanted, &path, wanted.size - have)?;
+        let artifact = &wanted.artifact;
         let repository = artifact.kind.repository(&artifact.name);
-        let url = format!("{}/v2/{repository}/blobs/{}", self.url, artifact.digest);
+        let url = format!("{}/v2/{repository}/blobs/{}", self.url, wanted.digest);
         let mut request = self.client.get(url);
         if have > 0 {
             request = request.header(RANGE, format!("bytes={have}-"));
@@ -211,7 +254,7 @@ impl Fetcher {
             let status = answer.status();
             let reason = refusal(answer).await.map(|words| format!(": {words}"));
             return Err(FetchError::Refused {
-                artifact: Box::new(artifact.clone()),
+                wanted: Box::new(wanted.clone()),
                 status,
                 reason: reason.unwrap_or_default(),
             });
@@ -229,18 +272,18 @@ impl Fetcher {
         while let Some(chunk) = body.next().await {
             let chunk = chunk.map_err(network)?;
             written += chunk.len() as u64;
-            if written > artifact.size {
+            if written > wanted.size {
                 break;
             }
             file.write_all(&chunk).await.map_err(disk)?;
         }
         file.flush().await.map_err(disk)?;
-        if written != artifact.size {
-            if written > artifact.size {
+        if written != wanted.size {
+            if written > wanted.size {
                 tokio::fs::remove_file(&path).await.map_err(disk)?;
             }
             return Err(FetchError::Size {
-                artifact: Box::new(artifact.clone()),
+                wanted: Box::new(wanted.clone()),
                 found: written,
             });
         }
@@ -265,21 +308,17 @@ async fn refusal(answer: reqwest::Response) -> Option<String> {
     Some(body.errors.into_iter().next()?.message)
 }
 
-fn check_space(
-    artifact: &PinnedArtifact,
-    path: &std::path::Path,
-    bytes: u64,
-) -> Result<(), FetchError> {
+fn check_space(wanted: &Wanted, path: &std::path::Path, bytes: u64) -> Result<(), FetchError> {
     let folder = path.parent().unwrap_or(path);
     let disk = |source| FetchError::Disk {
-        artifact: Box::new(artifact.clone()),
+        wanted: Box::new(wanted.clone()),
         source,
     };
     let free = free_bytes(folder).map_err(disk)?;
     let needed = bytes + SPARE_BYTES;
     if free < needed {
         return Err(FetchError::Space {
-            artifact: Box::new(artifact.clone()),
+            wanted: Box::new(wanted.clone()),
             path: folder.to_owned(),
             needed,
             free,

@@ -1,9 +1,7 @@
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use fleet_api::artifact::PinnedArtifact;
 use fleet_api::desired::Desired;
-use fleet_api::ids::Digest;
 use fleet_api::reported::Outcome;
 use serde::{Deserialize, Serialize};
 
@@ -110,8 +108,8 @@ impl Ledger {
         }
     }
 
-    /// Digests that must stay on disk.
-    pub(crate) fn referenced(&self) -> BTreeSet<Digest> {
+    /// What must stay on disk.
+    pub(crate) fn referenced(&self) -> impl Iterator<Item = &PinnedArtifact> {
         [
             &self.state.serving,
             &self.state.candidate,
@@ -120,8 +118,6 @@ impl Ledger {
         .into_iter()
         .flatten()
         .flat_map(artifacts)
-        .map(|artifact| artifact.digest.clone())
-        .collect()
     }
 
     pub(crate) fn begin(&mut self, desired: Desired) -> Result<(), LedgerError> {

@@ -2,9 +2,11 @@ use std::collections::BTreeSet;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
+use fleet_api::artifact::PinnedArtifact;
 use fleet_api::ids::Digest;
 use sha2::Digest as _;
 
+use super::layout;
 use crate::disk::sync_parent;
 
 /// Blobs on disk, each under its digest; a blob is there whole or not at all.
@@ -46,6 +48,11 @@ impl ArtifactStore {
     /// Where the blob lies, or will lie.
     pub fn path(&self, digest: &Digest) -> PathBuf {
         self.folder.join(digest.hex())
+    }
+
+    /// The folder that all blobs lie in.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// Where an unfinished blob lies.
@@ -106,23 +113,38 @@ impl ArtifactStore {
             .map_err(io)
     }
 
-    /// Removes all blobs but `keep`, unfinished ones too. Blocking.
+    /// Removes all blobs and folders but those of `keep`, unfinished ones too. Blocking.
     ///
     /// # Errors
     /// [`StoreError::Io`]; what could be removed is gone.
-    pub(crate) fn retain(&self, keep: &BTreeSet<Digest>) -> Result<(), StoreError> {
-        let kept: BTreeSet<&str> = keep.iter().map(Digest::hex).collect();
+    pub(crate) fn retain<'a>(
+        &self,
+        keep: impl IntoIterator<Item = &'a PinnedArtifact>,
+    ) -> Result<(), StoreError> {
+        let mut kept = BTreeSet::new();
+        for artifact in keep {
+            let files = artifact.files.iter().map(|file| &file.digest);
+            let digests = files.chain([&artifact.digest]);
+            kept.extend(digests.map(|digest| digest.hex().to_owned()));
+            kept.extend(layout::folder_name(artifact));
+        }
         let io = |source| StoreError::Io {
             path: self.folder.clone(),
             source,
         };
         for entry in std::fs::read_dir(&self.folder).map_err(io)? {
-            let path = entry.map_err(io)?.path();
+            let entry = entry.map_err(io)?;
+            let path = entry.path();
             let name = path
                 .file_name()
                 .and_then(|name| name.to_str())
                 .unwrap_or_default();
-            if !kept.contains(name) {
+            if kept.contains(name) {
+                continue;
+            }
+            if entry.file_type().map_err(io)?.is_dir() {
+                std::fs::remove_dir_all(&path).map_err(io)?;
+            } else {
                 std::fs::remove_file(&path).map_err(io)?;
             }
         }
@@ -149,6 +171,10 @@ fn digest_of(path: &Path) -> Result<Digest, StoreError> {
 
 #[cfg(test)]
 mod tests {
+    use fleet_api::artifact::ArtifactKind;
+    use fleet_api::ids::{Name, Version};
+    use fleet_api::model_files::{FileName, FileRole, PinnedFile};
+
     use super::*;
 
     #[test]
@@ -178,12 +204,26 @@ mod tests {
     fn keeps_what_is_needed_alone() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let store = ArtifactStore::open(folder.path().to_owned()).expect("opens");
-        let (one, two) = (Digest::of(b"1"), Digest::of(b"2"));
-        std::fs::write(store.path(&one), b"1").expect("written");
-        std::fs::write(store.path(&two), b"2").expect("written");
-        store
-            .retain(&BTreeSet::from([two.clone()]))
-            .expect("removed");
-        assert!(!store.has(&one) && store.has(&two));
+        let blobs: Vec<_> = [&b"1"[..], b"2", b"3"].map(Digest::of).into();
+        for (blob, content) in blobs.iter().zip([b"1", b"2", b"3"]) {
+            std::fs::write(store.path(blob), content).expect("written");
+        }
+        std::fs::create_dir_all(folder.path().join("old.files/a")).expect("created");
+        let kept = PinnedArtifact {
+            kind: ArtifactKind::Model,
+            name: Name::new("m").expect("valid"),
+            version: Version::new("1").expect("valid"),
+            digest: blobs[1].clone(),
+            size: 1,
+            files: vec![PinnedFile {
+                role: FileRole::Labels,
+                name: FileName::new("m.labels.txt").expect("valid"),
+                digest: blobs[2].clone(),
+                size: 1,
+            }],
+        };
+        store.retain([&kept]).expect("removed");
+        assert!(!store.has(&blobs[0]) && store.has(&blobs[1]) && store.has(&blobs[2]));
+        assert!(!folder.path().join("old.files").exists());
     }
 }

@@ -2,6 +2,7 @@ use std::path::PathBuf;
 
 use fleet_api::artifact::PinnedArtifact;
 use fleet_api::desired::{Desired, DesiredHandler, DesiredModel};
+use fleet_api::model_files::FileRole;
 use fleet_api::reported::ArtifactState;
 
 use super::report::Report;
@@ -181,13 +182,21 @@ impl Workload {
         store: &ArtifactStore,
     ) -> Result<PreparedModel, PrepareError> {
         let artifact = &wish.artifact;
-        let path = verified(store, artifact).await?;
+        let path = model_file(store, artifact).await?;
+        let file = |role: FileRole| {
+            let file = artifact.files.iter().find(|file| file.role == role)?;
+            Some(store.path(&file.digest))
+        };
         let spec = ModelSpec {
             name: artifact.name.to_string(),
             version: artifact.version.to_string(),
             path,
             digest: Some(artifact.digest.to_string()),
-            files: ModelFiles::default(),
+            files: ModelFiles {
+                card: file(FileRole::Card),
+                labels: file(FileRole::Labels),
+                golden: file(FileRole::Golden),
+            },
             options: wish.options.clone(),
         };
         Ok(self.models.prepare(spec).await?)
@@ -239,10 +248,25 @@ fn failed(artifact: &PinnedArtifact) -> impl FnOnce(PrepareError) -> WorkloadErr
     move |source| WorkloadError { artifact, source }
 }
 
-async fn verified(
+/// Verifies a model with all its files; its path has its external data beside it.
+async fn model_file(
     store: &ArtifactStore,
     artifact: &PinnedArtifact,
-) -> Result<std::path::PathBuf, StoreError> {
+) -> Result<PathBuf, StoreError> {
+    let (store, artifact) = (store.clone(), artifact.clone());
+    let lay_out = move || {
+        let model = store.verify(&artifact.digest)?;
+        for file in &artifact.files {
+            store.verify(&file.digest)?;
+        }
+        Ok(store.lay_out(&artifact)?.unwrap_or(model))
+    };
+    tokio::task::spawn_blocking(lay_out)
+        .await
+        .expect("checking digests and linking files does not panic")
+}
+
+async fn verified(store: &ArtifactStore, artifact: &PinnedArtifact) -> Result<PathBuf, StoreError> {
     let (store, digest) = (store.clone(), artifact.digest.clone());
     tokio::task::spawn_blocking(move || store.verify(&digest))
         .await
