@@ -12,7 +12,6 @@ use anyhow::{Context as _, bail};
 use fleet_api::deployment::{Allow, Isolation, Limits, Route};
 use fleet_api::desired::StreamSpec;
 use fleet_api::ids::{Digest, Name, StreamName, Version};
-use fleet_api::model::ModelOptions;
 use fleet_api::units::ByteSize;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -22,9 +21,10 @@ use crate::gateway::{Admin, Gateway, Parts, Status, TlsFiles};
 use crate::handlers::{HandlerSpec, Handlers, HandlersConfig, Secrets};
 use crate::idle_code;
 use crate::keyvalue::KeyValue;
-use crate::models::{ModelFiles, ModelSpec, Models, ModelsConfig};
+use crate::models::{Models, ModelsConfig};
 use crate::streams::{BufferConfig, Streams};
 
+mod models;
 mod watch;
 
 use watch::Watch;
@@ -59,7 +59,8 @@ pub struct ServeArgs {
     /// A route and the component that serves it; may be repeated.
     #[arg(long = "route", value_name = "PATH=FILE.wasm")]
     routes: Vec<Pair>,
-    /// A model and its file; may be repeated.
+    /// A model and its file; may be repeated, also with one name and several versions, of which the last is the
+    /// default. FILE.card.toml, FILE.labels.txt and FILE.golden.json beside it are used.
     #[arg(long = "model", value_name = "NAME[:VERSION]=FILE.onnx")]
     models: Vec<Pair>,
     /// Memory of all models together, as in 512MiB; no bound if not given.
@@ -126,7 +127,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
         cache: args.data_dir.as_ref().map(|dir| dir.join("models")),
         ..ModelsConfig::default()
     });
-    load_models(&models, &args.models).await?;
+    models::load(&models, &args.models).await?;
     let keyvalue = match args.data_dir.as_ref().map(|dir| dir.join("keyvalue")) {
         Some(folder) => {
             let open = move || KeyValue::open(&folder);
@@ -229,24 +230,6 @@ async fn cancel_at(stopped: impl Future<Output = ()>, stop: CancellationToken) {
     }
 }
 
-async fn load_models(models: &Models, wanted: &[Pair]) -> anyhow::Result<()> {
-    let mut prepared = Vec::with_capacity(wanted.len());
-    for Pair(reference, file) in wanted {
-        let (name, version) = reference.split_once(':').unwrap_or((reference, "1"));
-        let spec = ModelSpec {
-            name: name.to_owned(),
-            version: version.to_owned(),
-            path: file.into(),
-            digest: None,
-            files: ModelFiles::default(),
-            options: ModelOptions::default(),
-        };
-        prepared.push(models.prepare(spec).await?);
-    }
-    models.switch(prepared);
-    Ok(())
-}
-
 async fn load_handlers(handlers: &Handlers, args: &ServeArgs) -> anyhow::Result<()> {
     let mut wanted: Vec<(Route, PathBuf)> = Vec::new();
     for Pair(route, file) in &args.routes {
@@ -256,7 +239,7 @@ async fn load_handlers(handlers: &Handlers, args: &ServeArgs) -> anyhow::Result<
         wanted.push(("/*".parse()?, file.clone()));
     }
     let allow = Allow {
-        models: model_names(&args.models)?,
+        models: models::names(&args.models)?,
         streams: args.streams.iter().cloned().collect(),
         http: args.allow_http.iter().cloned().collect(),
         keyvalue: Some(KEYVALUE_QUOTA),
@@ -293,14 +276,6 @@ async fn load_handlers(handlers: &Handlers, args: &ServeArgs) -> anyhow::Result<
 
 fn pairs(pairs: &[Pair]) -> impl Iterator<Item = (String, String)> {
     pairs.iter().map(|Pair(k, v)| (k.clone(), v.clone()))
-}
-
-fn model_names(models: &[Pair]) -> anyhow::Result<BTreeSet<Name>> {
-    let names = models.iter().map(|Pair(reference, _)| {
-        let name = reference.split_once(':').map_or(&**reference, |(n, _)| n);
-        Ok(Name::new(name)?)
-    });
-    names.collect()
 }
 
 async fn digest(path: &Path) -> anyhow::Result<Digest> {
