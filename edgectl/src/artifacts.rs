@@ -1,8 +1,9 @@
 use anyhow::Result;
+use fleet_api::model_files::in_words;
 use fleet_api::rest::ArtifactSummary;
 
 use crate::client::Client;
-use crate::output::{self, Format, ago, bytes};
+use crate::output::{self, Format, ago, bytes, or_dash};
 
 /// Lists what has been pushed.
 pub(crate) async fn list(client: &Client, format: Format) -> Result<()> {
@@ -17,6 +18,7 @@ pub(crate) async fn list(client: &Client, format: Format) -> Result<()> {
         "SIZE",
         "DIGEST",
         "PUSHED",
+        "WITH",
         "WHAT IT IS",
     ]);
     for a in &artifacts {
@@ -24,9 +26,10 @@ pub(crate) async fn list(client: &Client, format: Format) -> Result<()> {
             a.kind.to_string(),
             a.name.to_string(),
             a.version.to_string(),
-            bytes(a.size),
+            bytes(a.size + a.files.iter().map(|file| file.size).sum::<u64>()),
             a.digest.hex()[..12].to_owned(),
             ago(a.created_ms),
+            or_dash(in_words(&a.files)),
             a.description.clone(),
         ]);
     }

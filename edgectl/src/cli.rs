@@ -128,8 +128,21 @@ pub(crate) struct PushArgs {
     /// Its name and version.
     #[arg(value_name = "NAME:VERSION")]
     pub(crate) reference: Reference,
-    /// A WebAssembly component, or an ONNX model.
+    /// A WebAssembly component, or an ONNX model. What lies beside a model FILE.onnx is pushed with it:
+    /// FILE.card.toml, FILE.labels.txt, FILE.golden.json, and the files that it keeps weights in.
     pub(crate) file: PathBuf,
+    /// How pictures become inputs of the model (TOML).
+    #[arg(long, value_name = "FILE")]
+    pub(crate) card: Option<PathBuf>,
+    /// The names of the model's classes, one a line.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) labels: Option<PathBuf>,
+    /// Inputs and the outputs that the model has to give (JSON).
+    #[arg(long, value_name = "FILE")]
+    pub(crate) golden: Option<PathBuf>,
+    /// A file that the model keeps weights in, if it does not lie beside it; may be given several times.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) data: Vec<PathBuf>,
 }
 
 #[derive(Debug, Args)]

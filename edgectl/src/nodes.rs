@@ -136,7 +136,7 @@ fn artifacts(node: &NodeDetail) -> String {
             format!("{} {}", a.kind, a.name),
             a.version.to_string(),
             entry.state.to_string(),
-            bytes(a.size),
+            bytes(a.total_size()),
             a.digest.hex()[..12].to_owned(),
             or_dash(entry.reason.clone().unwrap_or_default()),
         ]);

@@ -1,7 +1,9 @@
+mod beside;
+
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use fleet_api::artifact::{
-    ArtifactKind, OCI_MANIFEST, ONNX_CONFIG, ONNX_LAYER, Reference, WASM_CONFIG, WASM_LAYER,
+    ArtifactKind, OCI_MANIFEST, ONNX_CONFIG, ONNX_LAYER, Reference, TITLE, WASM_CONFIG, WASM_LAYER,
 };
 use fleet_api::ids::Digest;
 use fleet_api::rest::ArtifactSummary;
@@ -13,31 +15,43 @@ use crate::client::Client;
 use crate::output::{self, Format};
 use crate::registry::{Repository, Tagged};
 
-/// Uploads a file and makes it a version.
+/// Uploads a file, with what lies beside a model, and makes it a version.
 pub(crate) async fn run(client: &Client, args: PushArgs, format: Format) -> Result<()> {
+    let content = read(&args.file)?;
+    let layers = match args.kind {
+        ArtifactKind::Model => beside::layers(&args, content)?,
+        ArtifactKind::Handler => {
+            beside::refuse(&args)?;
+            vec![Layer {
+                media_type: WASM_LAYER,
+                title: format!("{}.wasm", args.reference.name),
+                content,
+            }]
+        }
+    };
     let PushArgs {
-        kind,
-        reference,
-        file,
+        kind, reference, ..
     } = args;
-    let content =
-        std::fs::read(&file).with_context(|| format!("{} cannot be read", file.display()))?;
-    if content.is_empty() {
-        bail!("{} is empty", file.display());
-    }
-    let artifact = Packed::new(kind, &reference, content.into());
+    let artifact = Packed::new(kind, &layers);
     let repository = Repository {
         client,
         name: kind.repository(&reference.name),
     };
 
-    let progress = progress_bar(artifact.content.len() as u64, format);
-    progress.set_message(format!("{kind} {reference}"));
-    let uploaded = repository
-        .ensure_blob(&artifact.content, &artifact.digest, &progress)
-        .await;
+    let progress = progress_bar(layers.iter().map(Layer::len).sum(), format);
+    let mut uploaded = false;
+    for layer in &layers {
+        progress.set_message(layer.title.clone());
+        let digest = Digest::of(&layer.content);
+        let sent = repository
+            .ensure_blob(&layer.content, &digest, &progress)
+            .await;
+        if sent.is_err() {
+            progress.finish_and_clear();
+        }
+        uploaded |= sent?;
+    }
     progress.finish_and_clear();
-    let uploaded = uploaded?;
     let quiet = ProgressBar::hidden();
     repository
         .ensure_blob(&artifact.config, &Digest::of(&artifact.config), &quiet)
@@ -62,7 +76,7 @@ pub(crate) async fn run(client: &Client, args: PushArgs, format: Format) -> Resu
         return output::print_json(&json!({ "artifact": pushed, "uploaded": uploaded }));
     }
     output::emit(&format!(
-        "{} {kind} {reference} ({}, {})\n{}\n",
+        "{} {kind} {reference} ({}, {})\n{}\n{}",
         if uploaded {
             "pushed"
         } else {
@@ -71,7 +85,34 @@ pub(crate) async fn run(client: &Client, args: PushArgs, format: Format) -> Resu
         output::bytes(pushed.size),
         pushed.digest,
         pushed.description,
+        files(&pushed),
     ))
+}
+
+/// What was pushed beside a model, as a table.
+fn files(pushed: &ArtifactSummary) -> String {
+    if pushed.files.is_empty() {
+        return String::new();
+    }
+    let mut table = output::table(["WITH", "FILE", "SIZE", "DIGEST"]);
+    for file in &pushed.files {
+        table.add_row([
+            file.role.to_string(),
+            file.name.to_string(),
+            output::bytes(file.size),
+            file.digest.hex()[..12].to_owned(),
+        ]);
+    }
+    format!("{}\n", table.trim_fmt())
+}
+
+fn read(file: &std::path::Path) -> Result<Bytes> {
+    let content =
+        std::fs::read(file).with_context(|| format!("{} cannot be read", file.display()))?;
+    if content.is_empty() {
+        bail!("{} is empty", file.display());
+    }
+    Ok(content.into())
 }
 
 /// What the control plane made of the push.
@@ -86,23 +127,47 @@ async fn find(client: &Client, kind: ArtifactKind, wanted: &Reference) -> Result
         })
 }
 
-/// An artifact as the registry takes it. Nothing in it depends on time or place, so that the
-/// same file under the same name gives the same digests.
-struct Packed {
+/// A file of an artifact.
+#[derive(Debug)]
+struct Layer {
+    media_type: &'static str,
+    /// Its name when the artifact is pulled into a folder.
+    title: String,
     content: Bytes,
-    digest: Digest,
+}
+
+impl Layer {
+    fn len(&self) -> u64 {
+        self.content.len() as u64
+    }
+}
+
+/// An artifact as the registry takes it. Nothing in it depends on time or place, so that the
+/// same files under the same name give the same digests.
+struct Packed {
     config: Bytes,
     manifest: Vec<u8>,
 }
 
 impl Packed {
-    fn new(kind: ArtifactKind, reference: &Reference, content: Bytes) -> Self {
-        let digest = Digest::of(&content);
-        let (config_type, layer_type, extension) = match kind {
-            ArtifactKind::Handler => (WASM_CONFIG, WASM_LAYER, "wasm"),
-            ArtifactKind::Model => (ONNX_CONFIG, ONNX_LAYER, "onnx"),
+    /// The first layer is the artifact itself.
+    fn new(kind: ArtifactKind, layers: &[Layer]) -> Self {
+        let config_type = match kind {
+            ArtifactKind::Handler => WASM_CONFIG,
+            ArtifactKind::Model => ONNX_CONFIG,
         };
-        let config = Bytes::from(config(kind, &digest).to_string());
+        let layers: Vec<_> = layers
+            .iter()
+            .map(|layer| {
+                json!({
+                    "mediaType": layer.media_type,
+                    "digest": Digest::of(&layer.content),
+                    "size": layer.content.len(),
+                    "annotations": { TITLE: layer.title },
+                })
+            })
+            .collect();
+        let config = Bytes::from(config(kind, &layers[0]["digest"]).to_string());
         let manifest = json!({
             "schemaVersion": 2,
             "mediaType": OCI_MANIFEST,
@@ -112,24 +177,14 @@ impl Packed {
                 "digest": Digest::of(&config),
                 "size": config.len(),
             },
-            "layers": [{
-                "mediaType": layer_type,
-                "digest": digest,
-                "size": content.len(),
-                "annotations": { "org.opencontainers.image.title": format!("{}.{extension}", reference.name) },
-            }],
+            "layers": layers,
         });
         let manifest = manifest.to_string().into_bytes();
-        Self {
-            content,
-            digest,
-            config,
-            manifest,
-        }
+        Self { config, manifest }
     }
 }
 
-fn config(kind: ArtifactKind, digest: &Digest) -> Value {
+fn config(kind: ArtifactKind, digest: &Value) -> Value {
     match kind {
         // CNCF Wasm OCI artifact layout; `created` is required there.
         ArtifactKind::Handler => json!({
@@ -162,19 +217,19 @@ mod tests {
 
     #[test]
     fn the_same_file_packs_to_the_same_manifest() {
-        let reference: Reference = "hello:1.0.0".parse().expect("valid");
-        let pack = || {
-            Packed::new(
-                ArtifactKind::Handler,
-                &reference,
-                Bytes::from_static(b"\0asm"),
-            )
+        let layer = Layer {
+            media_type: WASM_LAYER,
+            title: "hello.wasm".to_owned(),
+            content: Bytes::from_static(b"\0asm"),
         };
+        let pack = || Packed::new(ArtifactKind::Handler, std::slice::from_ref(&layer));
         assert_eq!(pack().manifest, pack().manifest);
         let manifest: Value = serde_json::from_slice(&pack().manifest).expect("JSON");
+        let digest = Digest::of(b"\0asm");
         assert_eq!(manifest["config"]["mediaType"], WASM_CONFIG);
         assert_eq!(manifest["layers"][0]["mediaType"], WASM_LAYER);
-        assert_eq!(manifest["layers"][0]["digest"], pack().digest.as_str());
+        assert_eq!(manifest["layers"][0]["digest"], digest.as_str());
+        assert_eq!(manifest["layers"][0]["annotations"][TITLE], "hello.wasm");
         assert_eq!(manifest["config"]["size"], pack().config.len());
     }
 

@@ -27,7 +27,7 @@ pub(crate) enum Tagged {
 }
 
 impl Repository<'_> {
-    /// Uploads a blob in chunks unless it is there; true if it had to be uploaded.
+    /// Uploads a blob in chunks unless it is there; true if it had to be uploaded. Its bytes are added to `progress`.
     pub(crate) async fn ensure_blob(
         &self,
         blob: &Bytes,
@@ -40,7 +40,7 @@ impl Repository<'_> {
         let found = self.client.send_any(head).await?;
         match found.status() {
             StatusCode::OK => {
-                progress.set_position(blob.len() as u64);
+                progress.inc(blob.len() as u64);
                 return Ok(false);
             }
             StatusCode::NOT_FOUND => {}
@@ -60,8 +60,8 @@ impl Repository<'_> {
                 .header(CONTENT_RANGE, format!("{sent}-{}", end - 1))
                 .body(blob.slice(sent..end));
             place = location(&self.client.send(request).await?)?;
+            progress.inc((end - sent) as u64);
             sent = end;
-            progress.set_position(sent as u64);
         }
         let separator = if place.contains('?') { '&' } else { '?' };
         let finish = self
