@@ -10,6 +10,10 @@ pub use crate::route::{Route, RouteError};
 use crate::strict::{self, StrictError};
 use crate::units::{ByteSize, Span};
 
+mod models;
+
+pub use models::{ModelProblem, ModelProblems, default_of};
+
 /// A deployment: a TOML file that is applied whole.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -284,10 +288,18 @@ pub enum DeploymentError {
     /// Two entries of a kind share a name.
     #[error("{kind} {name} stands in the deployment twice: give it once")]
     Twice {
-        /// Handler, model or stream.
+        /// Handler or stream.
         kind: &'static str,
         /// The name.
         name: String,
+    },
+    /// Models that no node could run, or that do not go together.
+    #[error("{file} has models that cannot run:{problems}")]
+    Models {
+        /// The file's name, for people.
+        file: String,
+        /// All of them.
+        problems: ModelProblems,
     },
     /// Two handlers would serve the same requests.
     #[error("handlers {first} and {second} are both on route {route}: give each its own")]
@@ -347,13 +359,16 @@ impl Deployment {
     /// [`DeploymentError`], with all unknown keys and their lines at once.
     pub fn from_toml(text: &str, file: &str) -> Result<Self, DeploymentError> {
         let deployment: Self = strict::from_toml(text, file)?;
+        if let Some(problems) = ModelProblems::of(&deployment.models, text) {
+            let file = file.to_owned();
+            return Err(DeploymentError::Models { file, problems });
+        }
         deployment.check()?;
         Ok(deployment)
     }
 
     fn check(&self) -> Result<(), DeploymentError> {
         no_name_twice("handler", self.handlers.iter().map(|h| h.name.as_str()))?;
-        no_name_twice("model", self.models.iter().map(|m| m.name.as_str()))?;
         no_name_twice("stream", self.streams.iter().map(|s| s.name.as_str()))?;
         let mut routes: BTreeMap<String, &Name> = BTreeMap::new();
         for handler in &self.handlers {

@@ -62,7 +62,7 @@ pub fn from_toml<T: DeserializeOwned>(text: &str, file: &str) -> Result<T, Stric
         .map(|key| {
             let key: String = key.replace(".?", "").replace("?.", "");
             let at = offset(table.get_ref(), &key).unwrap_or(0);
-            (text[..at].matches('\n').count() + 1, key)
+            (line_of(text, at), key)
         })
         .collect();
     keys.sort();
@@ -70,6 +70,16 @@ pub fn from_toml<T: DeserializeOwned>(text: &str, file: &str) -> Result<T, Stric
         file: file.to_owned(),
         keys: UnknownKeys(keys),
     })
+}
+
+/// The line on which the key at a dotted `path` stands in a TOML text.
+pub(crate) fn line(text: &str, path: &str) -> Option<usize> {
+    let table = DeTable::parse(text).ok()?;
+    Some(line_of(text, offset(table.get_ref(), path)?))
+}
+
+fn line_of(text: &str, at: usize) -> usize {
+    text[..at].matches('\n').count() + 1
 }
 
 /// The byte offset of the key at a dotted `path`.

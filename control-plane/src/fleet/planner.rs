@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use fleet_api::artifact::{ArtifactKind, Reference};
-use fleet_api::deployment::{Allow, Deployment, HandlerEntry, Isolation, Limits, Route};
+use fleet_api::deployment::{
+    Allow, Deployment, HandlerEntry, Isolation, Limits, ModelEntry, Route, default_of,
+};
 use fleet_api::desired::{Desired, DesiredHandler, DesiredModel, StreamSpec};
 use fleet_api::ids::{Name, NodeId, StreamName, Version};
 use fleet_api::labels::Labels;
@@ -15,7 +17,8 @@ use super::catalogue::Catalogue;
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Content {
     handlers: BTreeMap<Name, DesiredHandler>,
-    models: BTreeMap<Name, DesiredModel>,
+    /// Versions of a model in the order of their entries, the default last. One deployment owns all of a name.
+    models: BTreeMap<Name, Vec<DesiredModel>>,
     streams: BTreeMap<StreamName, (Name, StreamSpec)>,
     routes: BTreeMap<String, (Name, Route)>,
 }
@@ -185,20 +188,26 @@ fn part(deployment: &Deployment, artifacts: &Catalogue) -> Content {
             },
         );
     }
+    let mut entries: BTreeMap<&Name, Vec<&ModelEntry>> = BTreeMap::new();
     for entry in &deployment.models {
-        let Some(artifact) = artifacts.find(ArtifactKind::Model, &entry.name, &entry.version)
-        else {
-            continue;
-        };
-        part.models.insert(
-            entry.name.clone(),
-            DesiredModel {
+        entries.entry(&entry.name).or_default().push(entry);
+    }
+    for (name, entries) in entries {
+        let default = default_of(&entries).map(|entry| &entry.version);
+        let mut versions = Vec::with_capacity(entries.len());
+        for entry in entries {
+            let artifact = artifacts.find(ArtifactKind::Model, name, &entry.version);
+            versions.extend(artifact.map(|artifact| DesiredModel {
                 artifact: artifact.clone(),
                 deployment: owner.clone(),
-                default: entry.default,
+                default: default == Some(&entry.version),
                 options: entry.options(),
-            },
-        );
+            }));
+        }
+        versions.sort_by_key(|model| model.default);
+        if !versions.is_empty() {
+            part.models.insert(name.clone(), versions);
+        }
     }
     for entry in &deployment.streams {
         let spec = StreamSpec {
@@ -225,7 +234,7 @@ impl Content {
         });
         let model = || {
             other.models.keys().find_map(|name| {
-                let mine = self.models.get(name)?;
+                let mine = self.models.get(name)?.first()?;
                 Some((mine.deployment.clone(), Place::Model(name.clone())))
             })
         };
@@ -282,7 +291,7 @@ impl Content {
             generation,
             epoch,
             handlers: self.handlers.values().cloned().collect(),
-            models: self.models.values().cloned().collect(),
+            models: self.models.values().flatten().cloned().collect(),
             streams: self.streams.values().map(|(_, s)| s.clone()).collect(),
         }
     }

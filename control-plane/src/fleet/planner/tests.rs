@@ -20,7 +20,8 @@ fn artifacts() -> Catalogue {
     let handlers = ["a", "b", "c"]
         .into_iter()
         .flat_map(|name| ["1", "2"].map(|version| artifact(ArtifactKind::Handler, name, version)));
-    Catalogue::new(handlers.chain([artifact(ArtifactKind::Model, "m", "1")]))
+    let models = ["1", "2", "3"].map(|version| artifact(ArtifactKind::Model, "m", version));
+    Catalogue::new(handlers.chain(models))
 }
 
 fn nodes(list: &[(&str, &str)]) -> BTreeMap<NodeId, Labels> {
@@ -71,6 +72,48 @@ fn the_older_deployment_keeps_the_place() {
     let desired = plan.nodes[&node].desired(&node, 1, 1);
     assert_eq!(desired.handlers.len(), 1, "the newer one is left out whole");
     assert!(desired.models.is_empty());
+}
+
+/// Versions of models as a node gets them; the default is marked.
+fn versions(models: &str) -> Vec<String> {
+    let spec = deployment(&format!(
+        "[deployment]\nname = \"d\"\nselect = \"*\"\n{models}"
+    ));
+    let plan = plan(&[&spec], &nodes(&[("n1", "x")]), &artifacts());
+    let node = NodeId::new("n1").unwrap();
+    let models = plan.nodes[&node].desired(&node, 1, 1).models;
+    let marked = models.iter().map(|m| {
+        let mark = if m.default { "*" } else { "" };
+        format!("{}{mark}", m.artifact.version)
+    });
+    marked.collect()
+}
+
+#[test]
+fn the_default_version_comes_last_and_says_so() {
+    let entry = |version: &str| format!("[[model]]\nname = \"m\"\nversion = \"{version}\"\n");
+    let (one, two, three) = (entry("1"), entry("2"), entry("3"));
+    assert_eq!(versions(&one), ["1*"]);
+    assert_eq!(versions(&format!("{one}{three}{two}")), ["1", "3", "2*"]);
+    let said = format!("{one}{three}default = true\n{two}");
+    assert_eq!(versions(&said), ["1", "2", "3*"]);
+    let shadow = format!("{one}{three}{two}shadow = {{}}\n");
+    assert_eq!(versions(&shadow), ["1", "2", "3*"]);
+}
+
+#[test]
+fn one_deployment_owns_all_versions_of_a_model() {
+    let spec = |name: &str, version: &str| {
+        deployment(&format!(
+            "[deployment]\nname = \"{name}\"\nselect = \"*\"\n[[model]]\nname = \"m\"\nversion = \"{version}\"\n"
+        ))
+    };
+    let (old, new) = (spec("old", "1"), spec("new", "2"));
+    let plan = plan(&[&old, &new], &nodes(&[("n1", "x")]), &artifacts());
+    assert_eq!(
+        plan.conflicts[0].place,
+        Place::Model(Name::new("m").unwrap())
+    );
 }
 
 #[test]
