@@ -12,7 +12,6 @@
 //! bounds on memory, CPU time, wall-clock time and body size, and a fault
 //! costs that call alone.
 
-mod cache;
 mod call;
 mod capabilities;
 mod compile;

@@ -41,6 +41,7 @@ mod causes;
 mod clock;
 mod disk;
 mod idle_code;
+mod sealed;
 
 pub use causes::chain;
 

@@ -30,6 +30,7 @@ mod compare;
 mod dispatch;
 mod error;
 mod golden;
+mod graphs;
 mod http;
 mod json;
 mod memory;
@@ -50,6 +51,7 @@ pub use error::ModelError;
 pub use tensor::{DataType, Tensor, TensorError, TensorInfo};
 
 use backend::{Backend, LoadedFile};
+use graphs::Graphs;
 use memory::{Memory, MemoryError, State};
 use pool::{Identity, LoadedModel};
 use proof::Unproven;
@@ -277,7 +279,11 @@ impl Models {
         }
         let opened = OnceLock::new();
         let scheduler = Scheduler::start(config.permits);
-        let memory = Memory::new(Engine { located, opened }, config.memory);
+        let memory = Memory::new(
+            Engine { located, opened },
+            Graphs::new(config.cache.clone()),
+            config.memory,
+        );
         Models {
             shared: Arc::new(Shared {
                 config,

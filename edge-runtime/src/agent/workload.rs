@@ -93,8 +93,12 @@ impl Workload {
                     .await
                     .map_err(failed(&wish.artifact))?,
             };
-            report.artifact(&wish.artifact, ArtifactState::Ready, None);
             next.models.push((wish.clone(), prepared));
+            let together = next.models.iter().map(|(_, prepared)| prepared);
+            self.models
+                .admit(together)
+                .map_err(|error| failed(&wish.artifact)(error.into()))?;
+            report.artifact(&wish.artifact, ArtifactState::Ready, None);
         }
         for wish in &desired.handlers {
             let known = running.handlers.iter().find(|(known, _)| known == wish);

@@ -14,14 +14,20 @@ use wasmparser::{Parser, Payload};
 use wasmtime::component::{Component, Linker};
 
 use super::HandlerError;
-use super::cache::Cache;
 use super::capabilities;
 use super::engine::{Allocation, Calls, Engine};
 use super::long_work::step_back;
 use super::state::GuestState;
+use crate::sealed::{Kind, Sealed};
 
 const MAGIC: [u8; 4] = *b"\0asm";
 const COMPONENT_LAYER: [u8; 2] = [1, 0];
+
+const COMPILED: Kind = Kind {
+    extension: "cwasm",
+    context: b"edge-runtime compiled component v2\0",
+    name: "a compiled component",
+};
 
 /// Marks interfaces of WASI 0.3 in the names of imports and exports.
 const WASI_03: &str = "@0.3.";
@@ -38,7 +44,7 @@ pub(super) struct Compiler {
 pub(super) struct Home {
     pub(super) engine: Engine,
     pub(super) linker: Linker<GuestState>,
-    cache: Option<Cache>,
+    cache: Option<Sealed>,
 }
 
 /// A component and the engine that it is compiled for.
@@ -97,7 +103,7 @@ impl Compiler {
             return Ok(compiled);
         }
         let cache = self.sync.cache.as_ref();
-        if cache.is_some_and(|cache| cache.has_for_any_engine(digest))
+        if cache.is_some_and(|cache| cache.has_by_any_maker(digest))
             && let Some(compiled) = self.concurrent()?.load(digest)
         {
             return Ok(compiled);
@@ -147,7 +153,7 @@ impl Home {
             HandlerError::Engine { reason }
         })?;
         let cache = match cache_dir {
-            Some(dir) => Some(Cache::open(dir, engine.compatibility())?),
+            Some(dir) => Some(Sealed::open(dir, COMPILED, engine.compatibility())?),
             None => None,
         };
         Ok(Arc::new(Self {

@@ -178,3 +178,10 @@ fn listed(names: &[String]) -> String {
         names => names.join(", "),
     }
 }
+
+impl From<crate::sealed::SealedError> for HandlerError {
+    fn from(error: crate::sealed::SealedError) -> Self {
+        let crate::sealed::SealedError { path, source } = error;
+        Self::Cache { path, source }
+    }
+}

@@ -8,11 +8,26 @@ use super::tensor::{Tensor, TensorInfo};
 
 /// An engine that turns a file into sessions.
 pub(crate) trait Backend: Send + Sync {
-    /// Loads `path` as `sessions` sessions that run independently of each other. Blocks.
+    /// Loads a file as `sessions` sessions that run independently of each other. Blocks.
     ///
     /// # Errors
     /// The engine's reason, as a fragment.
-    fn load(&self, path: &Path, sessions: usize) -> Result<LoadedFile, LoadError>;
+    fn load(&self, source: Source<'_>, sessions: usize) -> Result<LoadedFile, LoadError>;
+
+    /// Tells apart what makes optimised files that differ: the engine's build, and the processor it optimises for.
+    fn fingerprint(&self) -> String;
+}
+
+/// What to load.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Source<'a> {
+    /// A model as it was pushed. The graph that the engine makes of it is written to `keep`, if that is wanted.
+    Pushed {
+        path: &'a Path,
+        keep: Option<&'a Path>,
+    },
+    /// A graph that was kept, by an engine with the same fingerprint.
+    Optimised(&'a Path),
 }
 
 /// A model as it came from its file.

@@ -18,6 +18,7 @@ use super::Engine;
 use super::backend::{LoadError, LoadedFile};
 use super::dispatch::LaneId;
 use super::error::ModelError;
+use super::graphs::Graphs;
 use super::pool::LoadedModel;
 
 /// How often, and how long, room is looked for while other models are at work.
@@ -27,6 +28,7 @@ const ROOM_PAUSE: Duration = Duration::from_millis(20);
 /// The memory of all models.
 pub(crate) struct Memory {
     engine: Engine,
+    graphs: Graphs,
     /// Bytes; none for no bound.
     budget: Option<u64>,
     /// Held while something is loaded, so that its growth is its own.
@@ -57,9 +59,10 @@ pub(crate) enum MemoryError {
 }
 
 impl Memory {
-    pub(crate) fn new(engine: Engine, budget: Option<u64>) -> Arc<Memory> {
+    pub(crate) fn new(engine: Engine, graphs: Graphs, budget: Option<u64>) -> Arc<Memory> {
         Arc::new(Memory {
             engine,
+            graphs,
             budget,
             loading: Mutex::default(),
             models: Mutex::default(),
@@ -90,7 +93,7 @@ impl Memory {
         let backend = self.engine.open().map_err(MemoryError::Engine)?;
         trim();
         let before = resident_bytes();
-        let loaded = backend.load(path, sessions);
+        let loaded = self.graphs.load(backend, path, sessions);
         let mut file = loaded.map_err(|LoadError(reason)| MemoryError::Load(reason))?;
         if let Err(error) = prove(&mut file) {
             return Ok(Err(error));

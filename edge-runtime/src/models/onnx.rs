@@ -22,7 +22,7 @@ use ort::value::{
     DynTensor, DynTensorValueType, DynValue, Outlet, TensorElementType, TensorRef, ValueType,
 };
 
-use super::backend::{Backend, Interrupt, LoadError, LoadedFile, Ran, RunError, Session};
+use super::backend::{Backend, Interrupt, LoadError, LoadedFile, Ran, RunError, Session, Source};
 use super::tensor::{DataType, Tensor, TensorInfo, element_count, push_string};
 
 #[cfg(target_endian = "big")]
@@ -143,9 +143,13 @@ fn log(level: LogLevel, _category: &str, _id: &str, location: &str, message: &st
 }
 
 impl Backend for Onnx {
-    fn load(&self, path: &Path, sessions: usize) -> Result<LoadedFile, LoadError> {
+    fn load(&self, source: Source<'_>, sessions: usize) -> Result<LoadedFile, LoadError> {
+        let kept_once = |index| match source {
+            Source::Pushed { path, .. } if index > 0 => Source::Pushed { path, keep: None },
+            source => source,
+        };
         let sessions = (0..sessions)
-            .map(|_| self.session(path))
+            .map(|index| self.session(kept_once(index)))
             .collect::<Result<Vec<_>, _>>()?;
         let Some(first) = sessions.first() else {
             return Err(LoadError("no session was asked for".into()));
@@ -162,19 +166,45 @@ impl Backend for Onnx {
             sessions,
         })
     }
+
+    fn fingerprint(&self) -> String {
+        format!("{}\n{}", ort::info(), processor())
+    }
+}
+
+/// The processor's model and features as the system tells them; layouts and kernels are chosen by these.
+fn processor() -> String {
+    let told = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let first = told.split("\n\n").next().unwrap_or_default();
+    let says = |line: &&str| {
+        let keys = ["model name", "flags", "Features", "CPU part", "CPU variant"];
+        keys.iter().any(|key| line.starts_with(key))
+    };
+    first.lines().filter(says).collect::<Vec<_>>().join("\n")
 }
 
 impl Onnx {
-    fn session(&self, path: &Path) -> Result<ort::session::Session, LoadError> {
+    fn session(&self, source: Source<'_>) -> Result<ort::session::Session, LoadError> {
         let build = || -> ort::Result<ort::session::Session> {
             // One thread per session and none that spins: sessions share the cores by permits.
-            ort::session::Session::builder(&self.environment)?
-                .with_optimization_level(GraphOptimizationLevel::All)?
+            let builder = ort::session::Session::builder(&self.environment)?
                 .with_intra_threads(1)?
                 .with_inter_threads(1)?
                 .with_intra_op_spinning(false)?
-                .with_inter_op_spinning(false)?
-                .commit_from_file(path)
+                .with_inter_op_spinning(false)?;
+            match source {
+                Source::Optimised(path) => builder
+                    .with_optimization_level(GraphOptimizationLevel::Disable)?
+                    .commit_from_file(path),
+                Source::Pushed { path, keep } => {
+                    let builder = builder.with_optimization_level(GraphOptimizationLevel::All)?;
+                    let mut builder = match keep {
+                        Some(keep) => builder.with_optimized_model_path(keep)?,
+                        None => builder,
+                    };
+                    builder.commit_from_file(path)
+                }
+            }
         };
         build().map_err(|error| LoadError(tidy(error.message())))
     }

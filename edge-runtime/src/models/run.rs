@@ -201,9 +201,12 @@ impl Drop for Shared<'_> {
 /// Runs a start and answers its requests. What it gives back is to be run next.
 fn execute(start: Begin) -> Option<Begin> {
     let Start {
-        session, members, ..
+        lane,
+        session,
+        members,
     } = start;
     let model = Arc::clone(&members.first()?.model);
+    debug_assert_eq!(lane, model.lane);
     let mut seat = Seat::new(model, session);
     let outcomes = match &members[..] {
         [only] => vec![seat.run_alone(&only.request, only.came, &only.interrupt)],

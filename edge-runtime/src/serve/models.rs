@@ -24,6 +24,7 @@ pub(super) async fn load(models: &Models, wanted: &[Pair]) -> anyhow::Result<()>
             options: ModelOptions::default(),
         };
         prepared.push(models.prepare(spec).await?);
+        models.admit(&prepared)?;
     }
     models.switch(prepared);
     Ok(())

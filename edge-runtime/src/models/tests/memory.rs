@@ -121,3 +121,51 @@ async fn models_that_do_not_fit_together_are_refused_with_the_figures() {
     );
     assert!(models.admit([&demand]).is_err(), "it would never fit");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_optimised_graph_is_kept_used_and_not_trusted_when_changed() {
+    let folder = tempfile::tempdir().unwrap();
+    let models = || {
+        start(ModelsConfig {
+            cache: Some(folder.path().to_owned()),
+            ..ModelsConfig::default()
+        })
+    };
+    let kept = || {
+        let files = std::fs::read_dir(folder.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().path());
+        let mut graphs: Vec<_> = files
+            .filter(|path| path.extension().is_some_and(|e| e == "onnx"))
+            .collect();
+        assert_eq!(graphs.len(), 1);
+        graphs.remove(0)
+    };
+    let check = async |models: Models| {
+        let prepared = models.prepare(spec("mlp", "1", "mlp")).await.unwrap();
+        models.switch(vec![prepared]);
+        let x = request(vec![f32s("x", &[1, 64], &[1.0; 64])]);
+        let outputs = models.infer("mlp", None, x).await.unwrap().outputs;
+        assert_eq!(outputs, [f32s("y", &[1, 8], &mlp(&[1.0; 64]))]);
+    };
+    check(models()).await;
+    let graph = kept();
+    let used = || std::fs::metadata(&graph).unwrap().modified().unwrap();
+    let made = std::fs::read(&graph).unwrap();
+    let long_ago = std::time::SystemTime::now() - Duration::from_secs(3600);
+    std::fs::File::options()
+        .append(true)
+        .open(&graph)
+        .unwrap()
+        .set_modified(long_ago)
+        .unwrap();
+    check(models()).await;
+    assert!(used() > long_ago + Duration::from_secs(1800), "it was used");
+    // Weights that somebody has changed are not run with.
+    let mut changed = made.clone();
+    let last = changed.len() - 100;
+    changed[last] ^= 0x40;
+    std::fs::write(&graph, &changed).unwrap();
+    check(models()).await;
+    assert_eq!(std::fs::read(&graph).unwrap(), made, "it was made again");
+}

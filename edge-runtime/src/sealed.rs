@@ -1,11 +1,9 @@
-//! Compiled components on disk. A compiled component is native code, so a file
-//! counts only with a MAC by this node's key over its bytes, the component's
-//! digest and the engine's fingerprint: a changed, exchanged or foreign file is
-//! never loaded.
+//! Files that this node has made for itself, such as compiled components: dear to make, and trusted when they are read
+//! back. A file counts only with a MAC by this node's key over its bytes, the digest of what it was made from and the
+//! fingerprint of what made it: a changed, exchanged or foreign file is never used.
 //!
-//! `<digest>-<engine>.cwasm` is the code, to be mapped as it lies there, and
-//! `<digest>-<engine>.mac` its MAC. Both are written beside and then renamed,
-//! never in place, because running code may be mapped from them.
+//! `<digest>-<maker>.<extension>` is the file, to be used as it lies there, and `<digest>-<maker>.mac` its MAC. Both are
+//! written beside and then renamed, never in place, because running code may be mapped from them.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read as _, Write as _};
@@ -18,25 +16,44 @@ use fleet_api::ids::Digest;
 use ring::hmac;
 use sha2::{Digest as _, Sha256};
 
-use super::HandlerError;
-
 const MAC: &str = "mac";
-/// How long a compiled component is kept after its last use.
+/// How long a file is kept after its last use.
 const KEEP: Duration = Duration::from_secs(30 * 24 * 3600);
 const KEY_FILE: &str = "node.key";
-const CONTEXT: &[u8] = b"edge-runtime compiled component v2\0";
 
-pub(super) struct Cache {
-    dir: PathBuf,
-    key: hmac::Key,
-    engine: Digest,
+/// What a folder's files are.
+pub(crate) struct Kind {
+    pub(crate) extension: &'static str,
+    /// Part of what the MAC is over; changes with the form of the files.
+    pub(crate) context: &'static [u8],
+    /// For people: "a compiled component".
+    pub(crate) name: &'static str,
 }
 
-impl Cache {
-    pub(super) fn open(dir: &Path, engine: Digest) -> Result<Self, HandlerError> {
+/// A folder of such files.
+pub(crate) struct Sealed {
+    dir: PathBuf,
+    key: hmac::Key,
+    kind: Kind,
+    maker: Digest,
+}
+
+/// Why a folder cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("use {path}")]
+pub(crate) struct SealedError {
+    /// The folder or the file in it.
+    pub(crate) path: PathBuf,
+    /// The system's reason.
+    pub(crate) source: io::Error,
+}
+
+impl Sealed {
+    /// Opens a folder, which is made if it is not there. `maker` is the fingerprint of what makes its files.
+    pub(crate) fn open(dir: &Path, kind: Kind, maker: Digest) -> Result<Self, SealedError> {
         let at = |path: &Path| {
             let path = path.to_owned();
-            move |source| HandlerError::Cache { path, source }
+            move |source| SealedError { path, source }
         };
         fs::create_dir_all(dir).map_err(at(dir))?;
         let path = dir.join(KEY_FILE);
@@ -48,18 +65,19 @@ impl Cache {
         Ok(Self {
             dir: dir.to_owned(),
             key: hmac::Key::new(hmac::HMAC_SHA256, &key),
-            engine,
+            kind,
+            maker,
         })
     }
 
-    /// The compiled file of `component`, if there is one that can be trusted.
-    pub(super) fn load(&self, component: &Digest) -> Option<Compiled> {
-        let path = self.path(component);
+    /// The file that was made from `source`, if there is one that can be trusted.
+    pub(crate) fn load(&self, source: &Digest) -> Option<SealedFile> {
+        let path = self.path(source);
         let mut file = fs::File::open(&path).ok()?;
         let checked = fs::File::open(path.with_extension(MAC)).and_then(|mut mac_file| {
             let mut mac = Vec::new();
             mac_file.read_to_end(&mut mac)?;
-            let signed = self.signed(component, &digest(&mut file)?);
+            let signed = self.signed(source, &digest(&mut file)?);
             let good = hmac::verify(&self.key, &signed, &mac).is_ok();
             if good {
                 // Only so that they count as used; see `sweep`.
@@ -69,39 +87,62 @@ impl Cache {
             Ok(good)
         });
         match checked {
-            Ok(true) => Some(Compiled(file)),
+            Ok(true) => Some(SealedFile(file)),
             Ok(false) => {
                 tracing::warn!(
                     path = %path.display(),
-                    "a compiled component was changed or made under another key; compiling again"
+                    "{} was changed or made under another key; making it again",
+                    self.kind.name
                 );
                 None
             }
             Err(error) => {
                 tracing::warn!(
                     path = %path.display(),
-                    "a compiled component cannot be checked; compiling again: {error}"
+                    "{} cannot be checked; making it again: {error}",
+                    self.kind.name
                 );
                 None
             }
         }
     }
 
-    /// Whether there is a compiled file of `component`, for whichever engine.
-    pub(super) fn has_for_any_engine(&self, component: &Digest) -> bool {
-        let of_component = |entry: io::Result<fs::DirEntry>| {
+    /// Whether there is a file made from `source`, by whatever maker.
+    pub(crate) fn has_by_any_maker(&self, source: &Digest) -> bool {
+        let from_source = |entry: io::Result<fs::DirEntry>| {
             let name = entry.ok().map(|entry| entry.file_name());
-            name.is_some_and(|name| name.to_string_lossy().starts_with(component.hex()))
+            name.is_some_and(|name| name.to_string_lossy().starts_with(source.hex()))
         };
-        fs::read_dir(&self.dir).is_ok_and(|mut entries| entries.any(of_component))
+        fs::read_dir(&self.dir).is_ok_and(|mut entries| entries.any(from_source))
     }
 
-    pub(super) fn store(&self, component: &Digest, compiled: &[u8]) -> io::Result<()> {
-        let path = self.path(component);
-        let mac = hmac::sign(&self.key, &self.signed(component, &Digest::of(compiled)));
-        // Code without its MAC is compiled again, a MAC without its code does no harm.
-        self.put(&path.with_extension(MAC), mac.as_ref())?;
-        self.put(&path, compiled)
+    /// Keeps what was made from `source`.
+    pub(crate) fn store(&self, source: &Digest, made: &[u8]) -> io::Result<()> {
+        self.store_with(source, |path| private(path)?.write_all(made))
+    }
+
+    /// Keeps what `make` writes to the path that it is given, made from `source`.
+    pub(crate) fn store_with(
+        &self,
+        source: &Digest,
+        make: impl FnOnce(&Path) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let path = self.path(source);
+        let beside = beside(&path);
+        let kept = (|| {
+            make(&beside)?;
+            let mut file = fs::File::open(&beside)?;
+            let mac = hmac::sign(&self.key, &self.signed(source, &digest(&mut file)?));
+            file.sync_all()?;
+            // A file without its MAC is made again, a MAC without its file does no harm.
+            self.put(&path.with_extension(MAC), mac.as_ref())?;
+            fs::rename(&beside, &path)?;
+            fs::File::open(&self.dir)?.sync_all()
+        })();
+        if kept.is_err() {
+            let _ = fs::remove_file(&beside);
+        }
+        kept
     }
 
     fn put(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
@@ -110,8 +151,7 @@ impl Cache {
             let mut file = private(&beside)?;
             file.write_all(bytes)?;
             file.sync_all()?;
-            fs::rename(&beside, path)?;
-            fs::File::open(&self.dir)?.sync_all()
+            fs::rename(&beside, path)
         })();
         if written.is_err() {
             let _ = fs::remove_file(&beside);
@@ -119,27 +159,28 @@ impl Cache {
         written
     }
 
-    fn path(&self, component: &Digest) -> PathBuf {
-        let engine = &self.engine.hex()[..16];
-        self.dir.join(format!("{}-{engine}.cwasm", component.hex()))
+    fn path(&self, source: &Digest) -> PathBuf {
+        let (maker, extension) = (&self.maker.hex()[..16], self.kind.extension);
+        self.dir
+            .join(format!("{}-{maker}.{extension}", source.hex()))
     }
 
-    /// What the MAC is over: no other file, component or engine can carry it.
-    fn signed(&self, component: &Digest, compiled: &Digest) -> Vec<u8> {
-        let mut signed = CONTEXT.to_vec();
-        for digest in [component, &self.engine, compiled] {
+    /// What the MAC is over: no other file, source or maker can carry it.
+    fn signed(&self, source: &Digest, made: &Digest) -> Vec<u8> {
+        let mut signed = self.kind.context.to_vec();
+        for digest in [source, &self.maker, made] {
             signed.extend_from_slice(digest.as_str().as_bytes());
         }
         signed
     }
 }
 
-/// A compiled component that this node has made itself.
-pub(super) struct Compiled(fs::File);
+/// A file that this node has made itself.
+pub(crate) struct SealedFile(fs::File);
 
-impl Compiled {
+impl SealedFile {
     /// Leads to the file that was checked, whatever its name leads to by now.
-    pub(super) fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         format!("/proc/self/fd/{}", self.0.as_raw_fd()).into()
     }
 }
@@ -212,7 +253,12 @@ mod tests {
     #[test]
     fn what_was_not_used_for_long_goes_and_the_key_stays() {
         let dir = tempfile::tempdir().unwrap();
-        let open = || Cache::open(dir.path(), Digest::of(b"engine")).unwrap();
+        let kind = || Kind {
+            extension: "made",
+            context: b"test",
+            name: "a test's file",
+        };
+        let open = || Sealed::open(dir.path(), kind(), Digest::of(b"maker")).unwrap();
         let cache = open();
         let [kept, left] = [&b"kept"[..], b"left"].map(Digest::of);
         for component in [&kept, &left] {
