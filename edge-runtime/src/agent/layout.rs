@@ -19,15 +19,25 @@ use fleet_api::model_files::{FileRole, PinnedFile};
 
 use super::store::{ArtifactStore, StoreError};
 
-/// The name of an artifact's folder; none if the artifact is one file.
-pub(super) fn folder_name(artifact: &PinnedArtifact) -> Option<String> {
+/// What an artifact runs on, in one digest: its own, or one over it and its external data with their names.
+pub(super) fn content(artifact: &PinnedArtifact) -> Digest {
     let mut key = artifact.digest.to_string();
     let before = key.len();
     for file in data(artifact) {
         // No name has a line end in it.
         key += &format!("\n{} {}", file.digest, file.name);
     }
-    (key.len() > before).then(|| format!("{}.files", Digest::of(key.as_bytes()).hex()))
+    if key.len() == before {
+        artifact.digest.clone()
+    } else {
+        Digest::of(key.as_bytes())
+    }
+}
+
+/// The name of an artifact's folder; none if the artifact is one file.
+pub(super) fn folder_name(artifact: &PinnedArtifact) -> Option<String> {
+    data(artifact).next()?;
+    Some(format!("{}.files", content(artifact).hex()))
 }
 
 fn data(artifact: &PinnedArtifact) -> impl Iterator<Item = &PinnedFile> {

@@ -5,6 +5,7 @@ use fleet_api::desired::{Desired, DesiredHandler, DesiredModel};
 use fleet_api::model_files::FileRole;
 use fleet_api::reported::ArtifactState;
 
+use super::layout;
 use super::report::Report;
 use super::store::{ArtifactStore, StoreError};
 use crate::causes::chain;
@@ -195,7 +196,8 @@ impl Workload {
             name: artifact.name.to_string(),
             version: artifact.version.to_string(),
             path,
-            digest: Some(artifact.digest.to_string()),
+            // One ONNX file may lie beside different weights.
+            digest: Some(layout::content(artifact).to_string()),
             files: ModelFiles {
                 card: file(FileRole::Card),
                 labels: file(FileRole::Labels),
