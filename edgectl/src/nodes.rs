@@ -1,5 +1,5 @@
 use anyhow::Result;
-use fleet_api::health::Health;
+use fleet_api::health::{Health, ModelHealth};
 use fleet_api::ids::NodeId;
 use fleet_api::labels::Selector;
 use fleet_api::rest::{NodeDetail, NodeSummary};
@@ -55,7 +55,13 @@ pub(crate) async fn show(client: &Client, id: &NodeId, format: Format) -> Result
     }
     let mut sections = vec![identity(&node), artifacts(&node)];
     if let Some(health) = &node.health {
-        sections.extend([process(health), work(health), streams(&node, health)]);
+        sections.extend([
+            process(health),
+            handlers(health),
+            models(health),
+            shadows(health),
+            streams(&node, health),
+        ]);
     }
     sections.retain(|s| !s.is_empty());
     output::emit(&format!("{}\n", sections.join("\n\n")))
@@ -175,36 +181,97 @@ fn process(health: &Health) -> String {
     table.trim_fmt()
 }
 
-fn work(health: &Health) -> String {
-    if health.handlers.is_empty() && health.models.is_empty() {
+fn handlers(health: &Health) -> String {
+    if health.handlers.is_empty() {
         return String::new();
     }
     let mut table = output::table([
-        "SERVES", "VERSION", "REQUESTS", "ERRORS", "TRAPS", "P50", "P99",
+        "HANDLER", "VERSION", "REQUESTS", "ERRORS", "TRAPS", "P50", "P99", "MEMORY",
     ]);
     for h in &health.handlers {
         table.add_row([
-            format!("handler {}", h.name),
+            h.name.to_string(),
             h.version.to_string(),
             h.requests.to_string(),
             h.errors.to_string(),
             h.traps.to_string(),
             millis(h.p50_us),
             millis(h.p99_us),
-        ]);
-    }
-    for m in &health.models {
-        table.add_row([
-            format!("model {}", m.name),
-            m.version.to_string(),
-            m.requests.to_string(),
-            m.errors.to_string(),
-            "-".to_owned(),
-            millis(m.p50_us),
-            millis(m.p99_us),
+            bytes(h.memory_bytes),
         ]);
     }
     table.trim_fmt()
+}
+
+fn models(health: &Health) -> String {
+    if health.models.is_empty() {
+        return String::new();
+    }
+    let mut table = output::table([
+        "MODEL", "VERSION", "STATE", "REQUESTS", "ERRORS", "REJECTED", "CANCELED", "P50", "P99",
+        "BATCH", "MEMORY",
+    ]);
+    for m in &health.models {
+        table.add_row([
+            m.name.to_string(),
+            version(m),
+            m.state.to_string(),
+            m.requests.to_string(),
+            m.errors.to_string(),
+            m.rejected.to_string(),
+            m.canceled.to_string(),
+            millis(m.p50_us),
+            millis(m.p99_us),
+            format!("{:.1}", m.batch_mean),
+            bytes(m.memory_bytes),
+        ]);
+    }
+    table.trim_fmt()
+}
+
+/// A model's version with its part among the versions of its name.
+fn version(model: &ModelHealth) -> String {
+    let part = match (&model.shadow, model.default) {
+        (Some(_), _) => " (shadow)",
+        (None, true) => " (default)",
+        (None, false) => "",
+    };
+    format!("{}{part}", model.version)
+}
+
+fn shadows(health: &Health) -> String {
+    let mut table = output::table([
+        "SHADOW", "VERSION", "OF", "RAN", "SKIPPED", "FAILED", "EXACT", "WITHIN", "TOP 1",
+        "FURTHEST", "DRIFT",
+    ]);
+    for m in &health.models {
+        let Some(shadow) = &m.shadow else { continue };
+        let share = |count| share(count, shadow.compared());
+        table.add_row([
+            m.name.to_string(),
+            m.version.to_string(),
+            shadow.of.to_string(),
+            shadow.mirrored.to_string(),
+            shadow.skipped.to_string(),
+            shadow.failed.to_string(),
+            share(shadow.exact),
+            share(shadow.within_tolerance),
+            share(shadow.top1_agree),
+            format!("{:.3e}", shadow.max_abs_diff),
+            format!("{:.4}", shadow.drift),
+        ]);
+    }
+    if table.row_count() == 0 {
+        return String::new();
+    }
+    table.trim_fmt()
+}
+
+fn share(count: u64, of: u64) -> String {
+    if of == 0 {
+        return "-".to_owned();
+    }
+    format!("{:.1} %", count as f64 * 100.0 / of as f64)
 }
 
 fn streams(node: &NodeDetail, health: &Health) -> String {
@@ -234,4 +301,51 @@ fn streams(node: &NodeDetail, health: &Health) -> String {
         ]);
     }
     table.trim_fmt()
+}
+
+#[cfg(test)]
+mod tests {
+    use fleet_api::health::ShadowHealth;
+    use serde_json::json;
+
+    use super::*;
+
+    fn health() -> Health {
+        let model = |version: &str, default: bool| {
+            json!({ "name": "net", "version": version, "requests": 40, "errors": 1, "p50_us": 250, "p99_us": 1900,
+                "queue": 0, "sessions": 1, "batch_mean": 2.5, "default": default, "memory_bytes": 30 << 20 })
+        };
+        let health = json!({ "v": 1, "node": "n1", "uptime_s": 60, "cpu": 0.1, "rss_bytes": 1, "disk_free_bytes": 1,
+            "not_ready": [], "handlers": [], "models": [model("1", true), model("2", false)], "streams": [],
+            "uplink": { "connected": true, "since_ms": 0, "reason": null, "published": 0, "resent": 0 }, "time_ms": 0 });
+        serde_json::from_value(health).expect("health of an older runtime is read too")
+    }
+
+    #[test]
+    fn models_show_their_part_and_how_a_shadow_compares() {
+        let mut health = health();
+        assert_eq!(shadows(&health), "");
+        health.models[1].shadow = Some(ShadowHealth {
+            of: health.models[0].version.clone(),
+            mirrored: 20,
+            skipped: 20,
+            failed: 4,
+            exact: 8,
+            within_tolerance: 12,
+            top1_agree: 16,
+            max_abs_diff: 0.012,
+            drift: 0.05,
+        });
+        let table = [models(&health), shadows(&health)].join("\n\n");
+        assert_eq!(
+            table,
+            "\
+MODEL  VERSION      STATE  REQUESTS  ERRORS  REJECTED  CANCELED  P50      P99      BATCH  MEMORY
+net    1 (default)  ready  40        1       0         0         0.25 ms  1.90 ms  2.5    30.00 MiB
+net    2 (shadow)   ready  40        1       0         0         0.25 ms  1.90 ms  2.5    30.00 MiB
+
+SHADOW  VERSION  OF  RAN  SKIPPED  FAILED  EXACT   WITHIN  TOP 1    FURTHEST  DRIFT
+net     2        1   20   20       4       50.0 %  75.0 %  100.0 %  1.200e-2  0.0500"
+        );
+    }
 }

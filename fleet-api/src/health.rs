@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -139,7 +140,7 @@ pub enum ModelState {
 pub struct ShadowHealth {
     /// The version that it is compared with.
     pub of: Version,
-    /// Requests that it ran as well.
+    /// Requests that it was given as well, those that it failed on included.
     pub mirrored: u64,
     /// Requests that its share of the processor had no room for.
     pub skipped: u64,
@@ -155,6 +156,19 @@ pub struct ShadowHealth {
     pub max_abs_diff: f64,
     /// How far the outputs' distributions are apart, 0 for the same.
     pub drift: f64,
+}
+
+impl ShadowHealth {
+    /// Requests whose outputs could be compared.
+    pub fn compared(&self) -> u64 {
+        self.mirrored.saturating_sub(self.failed)
+    }
+}
+
+impl fmt::Display for ModelState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
 }
 
 /// Figures of one stream's buffer.
