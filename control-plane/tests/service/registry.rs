@@ -377,3 +377,64 @@ async fn artifacts_outlive_a_restart() {
         201
     );
 }
+
+/// The smallest model that can run.
+fn model() -> Vec<u8> {
+    // graph { node { output: "y" op_type: "Constant" } output { name: "y" } }
+    let graph = b"\x0a\x0d\x12\x01y\x22\x08Constant\x62\x03\x0a\x01y";
+    let head = b"\x08\x08\x3a\x14";
+    [&head[..], graph, b"\x42\x02\x10\x11"].concat()
+}
+
+/// Pushes a model with one more layer of `media_type` for each of `titles`; its content is of no use.
+async fn push_with(plane: &Plane, media_type: &str, titles: &[Option<&str>]) -> Response {
+    let repository = "models/m";
+    let config = push_blob(plane, repository, b"{}").await;
+    let layer = push_blob(plane, repository, &model()).await;
+    let mut manifest = manifest(&config, &layer, model().len());
+    manifest["layers"][0]["mediaType"] = "application/vnd.onnx.model.v1".into();
+    for title in titles {
+        let digest = push_blob(plane, repository, b"#").await;
+        let mut layer = json!({ "mediaType": media_type, "digest": digest, "size": 1 });
+        if let Some(title) = title {
+            layer["annotations"] = json!({ "org.opencontainers.image.title": title });
+        }
+        manifest["layers"].as_array_mut().unwrap().push(layer);
+    }
+    put(plane, repository, "1", &manifest).await
+}
+
+const CARD: &str = "application/vnd.edge.model.card.v1+toml";
+const DATA: &str = "application/vnd.edge.model.data.v1";
+
+#[tokio::test]
+async fn files_beside_a_model_need_names_that_stay_in_its_folder() {
+    let plane = Plane::start().await;
+    let mut said = Vec::new();
+    for (media_type, titles) in [
+        (DATA, &[None][..]),
+        (DATA, &[Some("../w.bin")]),
+        (DATA, &[Some("/etc/w.bin")]),
+        (DATA, &[Some("w.bin"), Some("w.bin")]),
+        (DATA, &[Some("w.bin")]),
+        (CARD, &[Some("a.toml"), Some("b.toml")]),
+    ] {
+        let (code, message) = error(push_with(&plane, media_type, titles).await, 400).await;
+        assert_eq!(code, "MANIFEST_INVALID");
+        said.push(message.replace(Digest::of(b"#").as_str(), "sha256:.."));
+    }
+    insta::assert_snapshot!(said.join("\n"));
+}
+
+#[tokio::test]
+async fn layers_of_other_types_and_cards_without_a_name_are_taken() {
+    let plane = Plane::start().await;
+    let answer = push_with(&plane, "text/markdown", &[None, Some("../README")]).await;
+    assert_eq!(answer.status(), 201);
+    let plane = Plane::start().await;
+    assert_eq!(push_with(&plane, CARD, &[None]).await.status(), 201);
+    let list = plane.operator(Method::GET, "/api/v1/artifacts");
+    let list = read(list.send().await.unwrap(), 200).await;
+    assert_eq!(list[0]["files"][0]["name"], "model.card.toml");
+    assert_eq!(list[0]["files"][0]["role"], "card");
+}

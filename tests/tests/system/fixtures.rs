@@ -99,11 +99,62 @@ pub(crate) fn identity_model(opset: u8) -> Vec<u8> {
     [number(1, 8), field(7, &graph), field(8, &opset)].concat()
 }
 
+/// An ONNX model that multiplies its input, four numbers, by what lies in the file `weights`.
+pub(crate) fn scaling_model(weights: &str) -> Vec<u8> {
+    let value_info = |name: &str| {
+        let dim = field(1, &number(1, 4));
+        let tensor = [number(1, 1), field(2, &dim)].concat();
+        [field(1, name.as_bytes()), field(2, &field(1, &tensor))].concat()
+    };
+    let entry = |key: &str, value: &str| {
+        let entry = [field(1, key.as_bytes()), field(2, value.as_bytes())].concat();
+        field(13, &entry)
+    };
+    // TensorProto: dims, data_type float, name, external_data, data_location external
+    let tensor = [
+        number(1, 4),
+        number(2, 1),
+        field(8, b"w"),
+        entry("location", weights),
+        entry("offset", "0"),
+        entry("length", "16"),
+        number(14, 1),
+    ]
+    .concat();
+    let node = [
+        field(1, b"x"),
+        field(1, b"w"),
+        field(2, b"y"),
+        field(4, b"Mul"),
+    ]
+    .concat();
+    let graph = [
+        field(1, &node),
+        field(2, b"scaling"),
+        field(5, &tensor),
+        field(11, &value_info("x")),
+        field(12, &value_info("y")),
+    ]
+    .concat();
+    let opset = [field(1, b""), number(2, 17)].concat();
+    [number(1, 8), field(7, &graph), field(8, &opset)].concat()
+}
+
+/// Four numbers as a file of weights.
+pub(crate) fn weights(factor: f32) -> Vec<u8> {
+    [factor; 4].into_iter().flat_map(f32::to_le_bytes).collect()
+}
+
 /// A protobuf field with a length.
 fn field(number: u8, content: &[u8]) -> Vec<u8> {
-    let len = u8::try_from(content.len()).expect("all fields are short");
-    assert!(len < 128, "the length fits one byte of a varint");
-    [&[number << 3 | 2, len], content].concat()
+    let mut len = content.len();
+    let mut head = vec![number << 3 | 2];
+    while len >= 0x80 {
+        head.push(u8::try_from(len & 0x7f).expect("seven bits") | 0x80);
+        len >>= 7;
+    }
+    head.push(u8::try_from(len).expect("seven bits"));
+    [&head, content].concat()
 }
 
 /// A protobuf field with a small number.

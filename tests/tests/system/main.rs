@@ -12,6 +12,8 @@ mod joining;
 mod kept_values;
 mod killed;
 mod missing_library;
+mod model_files;
+mod model_versions;
 mod offline;
 mod refused_artifacts;
 mod refused_deployments;
