@@ -96,7 +96,8 @@ pub struct ModelSpec {
     pub version: String,
     /// The ONNX file; external data is looked for beside it.
     pub path: PathBuf,
-    /// The file's digest; a model that serves already under the same name, version and digest is not loaded again.
+    /// The digest of all that it runs on; what serves already under the same name, version, digest and options is not
+    /// loaded again.
     pub digest: Option<String>,
     /// What came beside it.
     pub files: ModelFiles,
@@ -310,6 +311,7 @@ impl Models {
         if spec.digest.is_some()
             && let Some(serving) = self.version(&name, &version)
             && serving.digest == spec.digest
+            && serving.options == spec.options
         {
             return Ok(PreparedModel(serving));
         }

@@ -8,6 +8,7 @@ mod first_handler;
 mod fixtures;
 mod foreign_guests;
 mod full_disk;
+mod inference;
 mod joining;
 mod kept_values;
 mod killed;
