@@ -101,6 +101,13 @@ def turned():
     save("turned", [h.make_node("Transpose", ["x"], ["y"], perm=[1, 0])], [value("x", T.FLOAT, ["N", "T"])], [value("y", T.FLOAT, ["T", "N"])])
 
 
+# The mean of each channel of a picture of any size, and the picture itself.
+def means():
+    nodes = [h.make_node("ReduceMean", ["x"], ["scores"], axes=[2, 3], keepdims=0), h.make_node("Identity", ["x"], ["pixels"])]
+    shape = ["N", 3, "H", "W"]
+    save("means", nodes, [value("x", T.FLOAT, shape)], [value("scores", T.FLOAT, ["N", 3]), value("pixels", T.FLOAT, shape)])
+
+
 if __name__ == "__main__":
-    for make in (mlp, types, pair, lookup, slow, broken, sequence, positive, turned):
+    for make in (mlp, types, pair, lookup, slow, broken, sequence, positive, turned, means):
         make()
