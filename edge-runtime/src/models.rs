@@ -25,6 +25,7 @@ use fleet_api::model::ModelOptions;
 
 mod backend;
 mod batch;
+mod card;
 mod check;
 mod compare;
 mod dispatch;
@@ -51,6 +52,7 @@ pub use error::ModelError;
 pub use tensor::{DataType, Tensor, TensorError, TensorInfo};
 
 use backend::{Backend, LoadedFile};
+use card::Description;
 use graphs::Graphs;
 use memory::{Memory, MemoryError, State};
 use pool::{Identity, LoadedModel};
@@ -334,28 +336,33 @@ impl Models {
         let started = Instant::now();
         let sessions = usize::try_from(spec.options.sessions).unwrap_or(1);
         let sessions = sessions.clamp(1, config.permits.max(1));
+        let cannot = |reason: String| ModelError::Load {
+            name: spec.name.clone(),
+            version: spec.version.clone(),
+            path: spec.path.clone(),
+            reason,
+        };
         let mut pace = None;
         let proved = |file: &mut LoadedFile| prove(spec, file).map(|proved| pace = proved);
         let loaded = shared.memory.load(&spec.path, sessions, proved);
         let measured = loaded
             .map_err(|error| match error {
                 MemoryError::Engine(reason) => ModelError::EngineUnavailable { reason },
-                other => ModelError::Load {
-                    name: spec.name.clone(),
-                    version: spec.version.clone(),
-                    path: spec.path.clone(),
-                    reason: other.to_string(),
-                },
+                other => cannot(other.to_string()),
             })?
             .map_err(|reason| ModelError::Unproven {
                 name: spec.name.clone(),
                 version: spec.version.clone(),
                 reason: reason.to_string(),
             })?;
+        let file = &measured.file;
+        let description = Description::read(&spec.files, &file.inputs, &file.outputs)
+            .map_err(|error| cannot(error.to_string()))?;
         let identity = Identity {
             name,
             version,
             digest: spec.digest.clone(),
+            description,
             options: spec.options.clone(),
         };
         let (bytes, loaded) = (measured.bytes, (spec.path.as_path(), measured));

@@ -24,6 +24,7 @@ use tokio::time::{sleep_until, timeout_at};
 use super::InferRequest;
 use super::backend::{Interrupt, RunError, StopReason};
 use super::batch::{self, Unbatchable};
+use super::card::Description;
 use super::dispatch::{BatchRule, Full, LaneId, LaneRule};
 use super::error::ModelError;
 use super::memory::{self, Measured, Memory, Residence, State};
@@ -46,6 +47,8 @@ pub(crate) struct LoadedModel {
     pub(crate) digest: Option<String>,
     pub(crate) inputs: Vec<TensorInfo>,
     pub(crate) outputs: Vec<TensorInfo>,
+    /// What the files beside it say.
+    pub(crate) description: Description,
     pub(crate) options: ModelOptions,
     pub(crate) session_count: usize,
     pub(crate) stats: Stats,
@@ -66,6 +69,7 @@ pub(crate) struct Identity {
     pub(crate) name: Name,
     pub(crate) version: Version,
     pub(crate) digest: Option<String>,
+    pub(crate) description: Description,
     pub(crate) options: ModelOptions,
 }
 
@@ -82,6 +86,7 @@ impl LoadedModel {
             name,
             version,
             digest,
+            description,
             options,
         } = identity;
         let session_count = file.sessions.len();
@@ -105,6 +110,7 @@ impl LoadedModel {
             digest,
             inputs: file.inputs,
             outputs: file.outputs,
+            description,
             session_count,
             stats: Stats::new(batch.is_some()),
             lane,
