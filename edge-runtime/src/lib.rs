@@ -51,4 +51,5 @@ pub use causes::chain;
 pub mod fuzzing {
     pub use crate::gateway::fuzzing::Connections;
     pub use crate::handlers::fuzzing::{Preparation, origins, routes};
+    pub use crate::models::fuzzing::{infer_binary, infer_json, infer_picture, inflate};
 }

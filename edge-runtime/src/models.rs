@@ -27,9 +27,13 @@ mod backend;
 mod batch;
 mod card;
 mod check;
+mod classes;
 mod compare;
+mod compression;
 mod dispatch;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod golden;
 mod graphs;
 mod http;
@@ -37,6 +41,7 @@ mod json;
 mod memory;
 mod metrics;
 mod onnx;
+mod picture;
 mod pool;
 mod proof;
 mod protocol;
@@ -49,6 +54,7 @@ mod tensor;
 mod tests;
 
 pub use error::ModelError;
+pub use protocol::read_request;
 pub use tensor::{DataType, Tensor, TensorError, TensorInfo};
 
 use backend::{Backend, LoadedFile};

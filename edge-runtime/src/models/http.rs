@@ -3,23 +3,26 @@
 use std::error::Error;
 use std::sync::atomic::Ordering::Relaxed;
 
-use ::http::header::{ALLOW, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
-use ::http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use ::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
+use ::http::{HeaderValue, Method, Request, Response, StatusCode};
 use bytes::Bytes;
 use http_body::Body;
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::Full;
 use serde_json::{Value, json};
 
 use super::error::ModelError;
 use super::pool::LoadedModel;
-use super::protocol;
-use super::stats::{BatchFigures, FailureReason, Stage};
+use super::stats::{BatchFigures, Stage};
 use super::tensor::{DataType, TensorInfo};
 use super::{ModelInfo, Models};
 
+mod infer;
+
+/// More than any request for the index has.
+const INDEX_BYTES: usize = 64 << 10;
+
 /// ONNX models under the name that the protocol's list of platforms gives them.
 const PLATFORM: &str = "onnx_onnxv1";
-const JSON_LENGTH: &str = "inference-header-content-length";
 
 type Answer = Response<Full<Bytes>>;
 
@@ -56,8 +59,12 @@ impl Models {
             ["health", "live"] => get().map(|()| ok(&json!({"live": true}))),
             ["health", "ready"] => get().map(|()| self.server_ready()),
             ["models", "stats"] => get().map(|()| self.all_stats()),
-            ["repository", "index"] => post().map(|()| self.index()),
-            ["repository", "models", _, "load" | "unload"] => {
+            ["repository", "index"] | ["repository", _, "index"] => {
+                post()?;
+                self.index(request).await
+            }
+            ["repository", "models", _, "load" | "unload"]
+            | ["repository", _, "models", _, "load" | "unload"] => {
                 post().and_then(|()| Err(Refusal::by_deployment()))
             }
             ["models", name, rest @ ..] => {
@@ -81,51 +88,6 @@ impl Models {
         }
     }
 
-    async fn infer_http<B>(
-        &self,
-        name: &str,
-        version: Option<&str>,
-        request: Request<B>,
-    ) -> Result<Answer, Refusal>
-    where
-        B: Body<Data = Bytes>,
-        B::Error: Into<Box<dyn Error + Send + Sync>>,
-    {
-        // Looked up before the body is read, so that a wrong name does not cost a transfer; and kept, so that body and
-        // run meet the same version when models are switched in between.
-        let model = self.find(name, version)?;
-        let (head, body) = request.into_parts();
-        let json_length = json_length(&head.headers)?;
-        let body = read(body, &head.headers, self.shared.config.max_body_bytes).await?;
-        let decoded = protocol::decode(&body, json_length, &model.inputs).inspect_err(|error| {
-            model.stats.came(super::Via::Http);
-            model
-                .stats
-                .failed(FailureReason::of(error), std::time::Duration::ZERO);
-        })?;
-        let outputs = model.infer(decoded.request).await?;
-        let (model, version) = (model.name.to_string(), model.version.to_string());
-        let encoded = protocol::encode(
-            &super::InferResponse {
-                model,
-                version,
-                outputs,
-            },
-            &decoded.answer,
-        )?;
-        let mut answer = Response::new(Full::new(encoded.body));
-        let content_type = if let Some(length) = encoded.json_length {
-            answer.headers_mut().insert(JSON_LENGTH, length.into());
-            "application/octet-stream"
-        } else {
-            "application/json"
-        };
-        answer
-            .headers_mut()
-            .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-        Ok(answer)
-    }
-
     fn server_ready(&self) -> Answer {
         match self.engine_error() {
             None => ok(&json!({"ready": true})),
@@ -137,7 +99,7 @@ impl Models {
     }
 
     fn metadata(&self, name: &str, version: Option<&str>) -> Result<Answer, Refusal> {
-        self.find(name, version)?;
+        let described = self.find(name, version)?.description.parameters();
         let ModelInfo {
             name,
             versions,
@@ -150,7 +112,10 @@ impl Models {
             infos.iter().map(one).collect()
         };
         let (inputs, outputs) = (tensors(&inputs), tensors(&outputs));
-        let body = json!({"name": name, "versions": versions, "platform": PLATFORM, "inputs": inputs, "outputs": outputs});
+        let mut body = json!({"name": name, "versions": versions, "platform": PLATFORM, "inputs": inputs, "outputs": outputs});
+        if !described.is_empty() {
+            body["parameters"] = Value::Object(described);
+        }
         Ok(ok(&body))
     }
 
@@ -188,17 +153,41 @@ impl Models {
         ok(&json!({"model_stats": all}))
     }
 
-    fn index(&self) -> Answer {
+    /// Every version that serves. The body, which may be empty, can ask for those that are ready, which is all of them.
+    async fn index<B>(&self, request: Request<B>) -> Result<Answer, Refusal>
+    where
+        B: Body<Data = Bytes>,
+        B::Error: Into<Box<dyn Error + Send + Sync>>,
+    {
+        let (head, body) = request.into_parts();
+        let body = infer::read(body, &head.headers, INDEX_BYTES).await?;
+        if !body.trim_ascii().is_empty() {
+            serde_json::from_slice::<IndexBody>(&body).map_err(|error| {
+                ModelError::Request(format!(
+                    "the request body is no index request, such as {{\"ready\":true}}: {error}"
+                ))
+            })?;
+        }
         let one = |model: &std::sync::Arc<LoadedModel>| json!({"name": model.name.as_str(), "version": model.version.as_str(), "state": "READY", "reason": ""});
-        ok(&Value::Array(self.all().iter().map(one).collect()))
+        Ok(ok(&Value::Array(self.all().iter().map(one).collect())))
     }
+}
+
+/// What a client may ask of the index.
+#[derive(serde::Deserialize)]
+#[serde(expecting = "an object with ready")]
+struct IndexBody {
+    #[expect(dead_code, reason = "only its type is looked at")]
+    ready: Option<bool>,
 }
 
 fn server() -> Answer {
     ok(&json!({
         "name": "edge-runtime",
         "version": env!("CARGO_PKG_VERSION"),
-        "extensions": ["binary_tensor_data", "model_configuration", "model_repository", "statistics"],
+        "extensions": [
+            "binary_tensor_data", "classification", "model_configuration", "model_repository", "schedule_policy", "statistics",
+        ],
     }))
 }
 
@@ -242,56 +231,6 @@ fn config_type(datatype: DataType) -> String {
     match datatype {
         DataType::Bytes => "TYPE_STRING".into(),
         other => format!("TYPE_{other}"),
-    }
-}
-
-fn json_length(headers: &HeaderMap) -> Result<Option<usize>, Refusal> {
-    let Some(value) = headers.get(JSON_LENGTH) else {
-        return Ok(None);
-    };
-    let length = value
-        .to_str()
-        .ok()
-        .and_then(|text| text.trim().parse().ok());
-    let bad = || {
-        ModelError::Request(format!(
-            "Inference-Header-Content-Length is {value:?}, expected a number of bytes"
-        ))
-    };
-    length.map(Some).ok_or_else(|| bad().into())
-}
-
-async fn read<B>(body: B, headers: &HeaderMap, limit: usize) -> Result<Bytes, Refusal>
-where
-    B: Body<Data = Bytes>,
-    B::Error: Into<Box<dyn Error + Send + Sync>>,
-{
-    if let Some(coding) = headers
-        .get(CONTENT_ENCODING)
-        .filter(|coding| *coding != "identity")
-    {
-        let problem =
-            format!("Content-Encoding {coding:?} is not supported; send the body as it is");
-        return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, problem));
-    }
-    let too_large = || {
-        let problem =
-            format!("the request body is larger than {limit} bytes, the most that is taken");
-        Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, problem)
-    };
-    let length = headers
-        .get(CONTENT_LENGTH)
-        .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    if length.is_some_and(|length| length > limit as u64) {
-        return Err(too_large());
-    }
-    match Limited::new(body, limit).collect().await {
-        Ok(body) => Ok(body.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
-        Err(error) => Err(Refusal::new(
-            StatusCode::BAD_REQUEST,
-            format!("the request body broke off: {error}"),
-        )),
     }
 }
 

@@ -1,11 +1,18 @@
 //! Tensor data as JSON: numbers, booleans or strings, nested like the shape or flat.
 //!
-//! JSON has no NaN and no infinities. In a request they are refused like any other word that is no number; in an answer
-//! each is written as `null`. The binary extension carries all of them.
+//! JSON has no NaN and no infinities. Both ways they are the strings `"NaN"`, `"Infinity"` and `"-Infinity"`, as in the
+//! JSON form of protocol buffers; a request may also have them as bare words, which some clients write.
 
 use bytes::Bytes;
 
-use super::tensor::{DataType, Tensor, push_string};
+use super::tensor::{DataType, Tensor, element_count, push_string};
+
+mod number;
+mod text;
+
+pub(crate) use text::{Text, TextError};
+
+use number::{float32, float64, integer};
 
 /// What is wrong with a `data` member; reads well after "input 'x'".
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -15,6 +22,9 @@ pub(crate) enum DataError {
         "has datatype {0}, which JSON cannot carry; send it as binary (parameters.binary_data_size)"
     )]
     NoJsonForm(DataType),
+    /// A shape that no tensor has.
+    #[error("has shape {0:?}, which is not a size that can be served")]
+    Shape(Vec<i64>),
     /// Something else than an array.
     #[error("has data that is no array")]
     NoArray,
@@ -25,262 +35,347 @@ pub(crate) enum DataError {
         got: String,
         expected: &'static str,
     },
+    /// Neither a comma nor a bracket behind an element.
+    #[error("has {got} behind its first {elements} elements, expected ',' or ']'")]
+    Separator { elements: usize, got: String },
+    /// The text ends before the data does.
+    #[error("has data that does not end")]
+    Unfinished,
     /// More or fewer elements than the shape says.
     #[error("has {got} elements, expected {expected} for its shape")]
     Count { expected: usize, got: usize },
+    /// Brackets as deep as no form of the shape.
+    #[error(
+        "has data in {got} levels of brackets, expected 1 (flat) or {} for shape {shape:?}",
+        shape.len()
+    )]
+    Depth { got: usize, shape: Vec<i64> },
+    /// A nested list that is longer or shorter than its dimension.
+    #[error(
+        "has {got} elements along dimension {dimension} before element {before}, expected {expected} for shape {shape:?}"
+    )]
+    Ragged {
+        dimension: usize,
+        before: usize,
+        got: usize,
+        expected: i64,
+        shape: Vec<i64>,
+    },
 }
 
-/// A reader of one integer, for [`Elements::each`].
-macro_rules! integer {
-    ($kind:ty) => {
-        |rest| {
-            let word = token(rest);
-            Some((word.parse::<$kind>().ok()?.to_le_bytes(), word.len()))
-        }
-    };
-}
+const FP32: &str = r#"a number within FP32, "NaN", "Infinity" or "-Infinity""#;
+const FP64: &str = r#"a number within FP64, "NaN", "Infinity" or "-Infinity""#;
 
-/// Reads `count` elements of `json`, which is a valid JSON value.
-pub(crate) fn decode(datatype: DataType, count: usize, json: &str) -> Result<Bytes, DataError> {
-    if !datatype.has_json_form() {
-        return Err(DataError::NoJsonForm(datatype));
+/// Reads the elements for `shape` from the start of `json`, and gives their length in the text too.
+pub(crate) fn decode(
+    datatype: DataType,
+    shape: &[i64],
+    json: &[u8],
+) -> Result<(Bytes, usize), DataError> {
+    macro_rules! whole {
+        ($kind:ty) => {
+            |text, data| {
+                let (value, length) = integer::<$kind>(text)?;
+                data.extend_from_slice(&value.to_le_bytes());
+                Some(length)
+            }
+        };
     }
-    if !json.starts_with('[') {
-        return Err(DataError::NoArray);
-    }
-    // A count that lies reserves no more than the text could hold.
-    let room = count.min(json.len() / 2 + 1) * datatype.size().unwrap_or(8);
-    let mut elements = Elements {
-        json,
-        at: 0,
-        index: 0,
-        data: Vec::with_capacity(room),
-    };
+    let list = List::new(datatype, shape, json)?;
     match datatype {
-        DataType::Fp32 => elements.each("a number within FP32", |rest| {
-            let (value, length) = float32(rest)?;
-            Some((value.to_le_bytes(), length))
+        DataType::Fp32 => list.read(FP32, |text, data| {
+            let (value, length) = float32(text).or_else(|| {
+                let (value, length) = not_finite(text)?;
+                Some((value as f32, length))
+            })?;
+            data.extend_from_slice(&value.to_le_bytes());
+            Some(length)
         }),
-        DataType::Fp64 => elements.each("a number within FP64", |rest| {
-            let (value, length) = float64(rest)?;
-            Some((value.to_le_bytes(), length))
+        DataType::Fp64 => list.read(FP64, |text, data| {
+            let (value, length) = float64(text).or_else(|| not_finite(text))?;
+            data.extend_from_slice(&value.to_le_bytes());
+            Some(length)
         }),
-        DataType::Bool => elements.each("true or false", |rest| {
-            let word = token(rest);
-            let value = match word {
-                "true" | "1" => 1,
-                "false" | "0" => 0,
+        DataType::Bool => list.read("true or false", |text, data| {
+            let word = token(text);
+            data.push(match word {
+                b"true" | b"1" => 1,
+                b"false" | b"0" => 0,
                 _ => return None,
-            };
-            Some(([value], word.len()))
+            });
+            Some(word.len())
         }),
-        DataType::Uint8 => elements.each("an integer from 0 to 255", integer!(u8)),
-        DataType::Uint16 => elements.each("an integer from 0 to 65535", integer!(u16)),
-        DataType::Uint32 => elements.each("an integer within UINT32", integer!(u32)),
-        DataType::Uint64 => elements.each("an integer within UINT64", integer!(u64)),
-        DataType::Int8 => elements.each("an integer from -128 to 127", integer!(i8)),
-        DataType::Int16 => elements.each("an integer from -32768 to 32767", integer!(i16)),
-        DataType::Int32 => elements.each("an integer within INT32", integer!(i32)),
-        DataType::Int64 => elements.each("an integer within INT64", integer!(i64)),
-        DataType::Bytes => elements.strings(),
-        DataType::Fp16 | DataType::Bf16 => return Err(DataError::NoJsonForm(datatype)),
-    }?;
-    if elements.index != count {
-        return Err(DataError::Count {
-            expected: count,
-            got: elements.index,
-        });
+        DataType::Bytes => list.read("a string of valid Unicode", |text, data| {
+            let (string, length) = text::string(text)?;
+            push_string(data, string.as_bytes());
+            Some(length)
+        }),
+        DataType::Uint8 => list.read("an integer from 0 to 255", whole!(u8)),
+        DataType::Uint16 => list.read("an integer from 0 to 65535", whole!(u16)),
+        DataType::Uint32 => list.read("an integer within UINT32", whole!(u32)),
+        DataType::Uint64 => list.read("an integer within UINT64", whole!(u64)),
+        DataType::Int8 => list.read("an integer from -128 to 127", whole!(i8)),
+        DataType::Int16 => list.read("an integer from -32768 to 32767", whole!(i16)),
+        DataType::Int32 => list.read("an integer within INT32", whole!(i32)),
+        DataType::Int64 => list.read("an integer within INT64", whole!(i64)),
+        DataType::Fp16 | DataType::Bf16 => Err(DataError::NoJsonForm(datatype)),
     }
-    Ok(elements.data.into())
 }
 
-struct Elements<'a> {
-    json: &'a str,
+/// Data on its way from text to bytes.
+struct List<'a> {
+    json: &'a [u8],
+    shape: &'a [i64],
+    /// Elements that the shape asks for.
+    count: usize,
     at: usize,
+    /// Elements read.
     index: usize,
     data: Vec<u8>,
 }
 
-impl<'a> Elements<'a> {
-    /// The text from the next element on; brackets and commas only separate, as the whole is known to be valid.
-    fn next(&mut self) -> Option<&'a str> {
-        let bytes = self.json.as_bytes();
-        while let Some(b'[' | b']' | b',' | b' ' | b'\n' | b'\r' | b'\t') = bytes.get(self.at) {
-            self.at += 1;
+impl<'a> List<'a> {
+    fn new(datatype: DataType, shape: &'a [i64], json: &'a [u8]) -> Result<List<'a>, DataError> {
+        if !datatype.has_json_form() {
+            return Err(DataError::NoJsonForm(datatype));
         }
-        (self.at < bytes.len()).then(|| &self.json[self.at..])
+        let count = element_count(shape).ok_or_else(|| DataError::Shape(shape.to_vec()))?;
+        // A count that lies reserves no more than the text could hold.
+        let room = count.min(json.len() / 2 + 1) * datatype.size().unwrap_or(8);
+        Ok(List {
+            json,
+            shape,
+            count,
+            at: 0,
+            index: 0,
+            data: Vec::with_capacity(room),
+        })
     }
 
-    fn each<const N: usize>(
+    /// `read` appends the element at the start of a text and gives its length in it.
+    fn read(
+        mut self,
+        expected: &'static str,
+        read: impl Fn(&[u8], &mut Vec<u8>) -> Option<usize>,
+    ) -> Result<(Bytes, usize), DataError> {
+        let mut depth = 0;
+        while self.peek() == Some(b'[') {
+            self.at += 1;
+            depth += 1;
+        }
+        match depth {
+            0 if self.shape.is_empty() => self.element(expected, &read)?,
+            0 => return Err(DataError::NoArray),
+            _ if self.count == 0 => self.nothing(depth)?,
+            1 => self.row(expected, &read)?,
+            _ if depth == self.shape.len() => self.rows(expected, &read)?,
+            got => {
+                let shape = self.shape.to_vec();
+                return Err(DataError::Depth { got, shape });
+            }
+        }
+        if self.index != self.count {
+            return Err(DataError::Count {
+                expected: self.count,
+                got: self.index,
+            });
+        }
+        Ok((self.data.into(), self.at))
+    }
+
+    /// The elements up to the bracket that ends them.
+    #[inline]
+    fn row(
         &mut self,
         expected: &'static str,
-        read: impl Fn(&str) -> Option<([u8; N], usize)>,
+        read: &impl Fn(&[u8], &mut Vec<u8>) -> Option<usize>,
     ) -> Result<(), DataError> {
-        while let Some(rest) = self.next() {
-            let (bytes, length) = read(rest).ok_or_else(|| self.unexpected(rest, expected))?;
-            self.data.extend_from_slice(&bytes);
-            self.at += length;
-            self.index += 1;
+        if self.peek() == Some(b']') {
+            self.at += 1;
+            return Ok(());
         }
-        Ok(())
-    }
-
-    fn strings(&mut self) -> Result<(), DataError> {
-        while let Some(rest) = self.next() {
-            let length = string_length(rest).ok_or_else(|| self.unexpected(rest, "a string"))?;
-            let quoted = &rest[..length];
-            if quoted.contains('\\') {
-                let text: String = serde_json::from_str(quoted)
-                    .map_err(|_| self.unexpected(rest, "a string of valid Unicode"))?;
-                push_string(&mut self.data, text.as_bytes());
-            } else {
-                push_string(&mut self.data, &quoted.as_bytes()[1..length - 1]);
+        loop {
+            self.at += text::space(&self.json[self.at..]);
+            self.element(expected, read)?;
+            if self.json.get(self.at) == Some(&b',') {
+                self.at += 1;
+            } else if self.closes()? {
+                return Ok(());
             }
-            self.at += length;
-            self.index += 1;
+        }
+    }
+
+    #[inline]
+    fn element(
+        &mut self,
+        expected: &'static str,
+        read: &impl Fn(&[u8], &mut Vec<u8>) -> Option<usize>,
+    ) -> Result<(), DataError> {
+        let rest = &self.json[self.at..];
+        let length = read(rest, &mut self.data).filter(|length| {
+            let next = rest.get(*length);
+            next.is_none_or(|next| ends(*next))
+        });
+        let Some(length) = length else {
+            return Err(self.unexpected(rest, expected));
+        };
+        self.at += length;
+        self.index += 1;
+        if self.index > self.count {
+            // Only counted, for the message.
+            self.data.clear();
         }
         Ok(())
     }
 
-    fn unexpected(&self, rest: &str, expected: &'static str) -> DataError {
-        let word = string_length(rest).map_or_else(|| token(rest), |length| &rest[..length]);
-        let mut got: String = word.chars().take(40).collect();
-        if got.len() < word.len() {
-            got.push('…');
+    /// Elements nested like the shape, which has no dimension of size 0; the first brackets are read.
+    fn rows(
+        &mut self,
+        expected: &'static str,
+        read: &impl Fn(&[u8], &mut Vec<u8>) -> Option<usize>,
+    ) -> Result<(), DataError> {
+        let innermost = self.shape.len() - 1;
+        let mut lengths = vec![0; innermost];
+        loop {
+            let before = self.index;
+            self.row(expected, read)?;
+            self.expect_length(innermost, self.index - before)?;
+            let mut dimension = innermost;
+            // Up through the lists that end here, and down again into the next.
+            loop {
+                if dimension == 0 {
+                    return Ok(());
+                }
+                lengths[dimension - 1] += 1;
+                if !self.closes()? {
+                    break;
+                }
+                dimension -= 1;
+                let length = std::mem::take(&mut lengths[dimension]);
+                self.expect_length(dimension, length)?;
+            }
+            for _ in dimension..=innermost {
+                if self.peek() != Some(b'[') {
+                    let rest = &self.json[self.at..];
+                    return Err(self.unexpected(rest, "a list like those before it"));
+                }
+                self.at += 1;
+            }
+        }
+    }
+
+    fn expect_length(&self, dimension: usize, got: usize) -> Result<(), DataError> {
+        let expected = self.shape[dimension];
+        if usize::try_from(expected) == Ok(got) {
+            return Ok(());
+        }
+        Err(DataError::Ragged {
+            dimension,
+            before: self.index,
+            got,
+            expected,
+            shape: self.shape.to_vec(),
+        })
+    }
+
+    /// Lists without any element, of which `depth` are open.
+    fn nothing(&mut self, mut depth: usize) -> Result<(), DataError> {
+        let mut opened = true;
+        while depth > 0 {
+            match self.peek() {
+                Some(b'[') if opened => depth += 1,
+                Some(b']') => depth -= 1,
+                Some(_) if opened => {
+                    let rest = &self.json[self.at..];
+                    return Err(self.unexpected(rest, "nothing, as the shape has no element"));
+                }
+                _ => {
+                    self.closes()?;
+                    if self.peek() != Some(b'[') {
+                        let rest = &self.json[self.at..];
+                        return Err(self.unexpected(rest, "another empty list"));
+                    }
+                    depth += 1;
+                }
+            }
+            opened = self.json[self.at] == b'[';
+            self.at += 1;
+        }
+        Ok(())
+    }
+
+    /// Takes a bracket that ends a list, or a comma.
+    fn closes(&mut self) -> Result<bool, DataError> {
+        match self.peek() {
+            Some(b']') => {
+                self.at += 1;
+                Ok(true)
+            }
+            Some(b',') => {
+                self.at += 1;
+                Ok(false)
+            }
+            None => Err(DataError::Unfinished),
+            Some(_) => Err(DataError::Separator {
+                elements: self.index,
+                got: shown(&self.json[self.at..]),
+            }),
+        }
+    }
+
+    fn peek(&mut self) -> Option<u8> {
+        self.at += text::space(&self.json[self.at..]);
+        self.json.get(self.at).copied()
+    }
+
+    #[cold]
+    fn unexpected(&self, rest: &[u8], expected: &'static str) -> DataError {
+        if rest.is_empty() {
+            return DataError::Unfinished;
         }
         DataError::Element {
             index: self.index,
-            got,
+            got: shown(rest),
             expected,
         }
     }
 }
 
+/// The word at the start of `rest`, for people.
+fn shown(rest: &[u8]) -> String {
+    let length = text::string_length(rest).unwrap_or_else(|| token(rest).len().max(1));
+    let word = String::from_utf8_lossy(&rest[..length.min(rest.len())]);
+    let mut shown: String = word.chars().take(40).collect();
+    if shown.len() < word.len() {
+        shown.push('…');
+    }
+    shown
+}
+
 /// The number or word at the start of `rest`.
-fn token(rest: &str) -> &str {
-    let ends = |byte: &u8| {
-        matches!(
-            byte,
-            b',' | b']' | b' ' | b'\n' | b'\r' | b'\t' | b'}' | b':'
-        )
+fn token(rest: &[u8]) -> &[u8] {
+    let end = rest
+        .iter()
+        .position(|byte| ends(*byte) || matches!(byte, b'}' | b':'));
+    &rest[..end.unwrap_or(rest.len())]
+}
+
+/// Whether `byte` may stand behind an element.
+#[inline]
+fn ends(byte: u8) -> bool {
+    matches!(byte, b',' | b']' | b' ' | b'\n' | b'\r' | b'\t' | b'}')
+}
+
+#[cold]
+fn not_finite(rest: &[u8]) -> Option<(f64, usize)> {
+    let word = token(rest);
+    let value = match word {
+        b"NaN" | b"\"NaN\"" => f64::NAN,
+        b"Infinity" | b"\"Infinity\"" => f64::INFINITY,
+        b"-Infinity" | b"\"-Infinity\"" => f64::NEG_INFINITY,
+        _ => return None,
     };
-    &rest[..rest.as_bytes().iter().position(ends).unwrap_or(rest.len())]
-}
-
-/// The length of the string at the start of `rest`, quotes included.
-fn string_length(rest: &str) -> Option<usize> {
-    let bytes = rest.as_bytes();
-    if bytes.first() != Some(&b'"') {
-        return None;
-    }
-    let mut at = 1;
-    loop {
-        match bytes.get(at)? {
-            b'"' => return Some(at + 1),
-            b'\\' => at += 2,
-            _ => at += 1,
-        }
-    }
-}
-
-/// A decimal number: `mantissa` times ten to the `exponent`. Not `exact` if it has more digits than a u64 surely holds.
-struct Decimal {
-    negative: bool,
-    mantissa: u64,
-    exponent: i32,
-    exact: bool,
-    length: usize,
-}
-
-fn decimal(text: &str) -> Option<Decimal> {
-    let bytes = text.as_bytes();
-    let negative = bytes.first() == Some(&b'-');
-    let mut at = usize::from(negative);
-    let (mut mantissa, mut exponent, mut digits) = (0_u64, 0_i32, 0_u32);
-    let start = at;
-    while let Some(digit @ b'0'..=b'9') = bytes.get(at) {
-        mantissa = mantissa
-            .wrapping_mul(10)
-            .wrapping_add(u64::from(digit - b'0'));
-        digits += u32::from(mantissa != 0);
-        at += 1;
-    }
-    if at == start {
-        return None;
-    }
-    if bytes.get(at) == Some(&b'.') {
-        at += 1;
-        let point = at;
-        while let Some(digit @ b'0'..=b'9') = bytes.get(at) {
-            mantissa = mantissa
-                .wrapping_mul(10)
-                .wrapping_add(u64::from(digit - b'0'));
-            digits += u32::from(mantissa != 0);
-            at += 1;
-        }
-        exponent = -i32::try_from(at - point).ok()?;
-    }
-    let mut exact = digits <= 19;
-    if let Some(b'e' | b'E') = bytes.get(at) {
-        let length = token(text).len();
-        match text[at + 1..length].parse::<i32>() {
-            Ok(power) => exponent = exponent.saturating_add(power),
-            Err(_) => exact = false,
-        }
-        at = length;
-    }
-    Some(Decimal {
-        negative,
-        mantissa,
-        exponent,
-        exact,
-        length: at,
-    })
-}
-
-/// Both factors are exact in a double, so their product or quotient is the double nearest to the number.
-fn nearest_double(decimal: &Decimal) -> Option<f64> {
-    const POWERS: [f64; 23] = [
-        1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16,
-        1e17, 1e18, 1e19, 1e20, 1e21, 1e22,
-    ];
-    if !decimal.exact || decimal.mantissa > 1 << 53 {
-        return None;
-    }
-    let power = POWERS.get(decimal.exponent.unsigned_abs() as usize)?;
-    let mantissa = decimal.mantissa as f64;
-    let value = if decimal.exponent < 0 {
-        mantissa / power
-    } else {
-        mantissa * power
-    };
-    Some(if decimal.negative { -value } else { value })
-}
-
-fn float64(text: &str) -> Option<(f64, usize)> {
-    let decimal = decimal(text)?;
-    let value = match nearest_double(&decimal) {
-        Some(value) => value,
-        None => text[..decimal.length].parse().ok()?,
-    };
-    value.is_finite().then_some((value, decimal.length))
-}
-
-fn float32(text: &str) -> Option<(f32, usize)> {
-    let decimal = decimal(text)?;
-    let value = match nearest_double(&decimal).and_then(rounds_once) {
-        Some(value) => value,
-        None => text[..decimal.length].parse().ok()?,
-    };
-    value.is_finite().then_some((value, decimal.length))
-}
-
-/// Rounds a double, itself rounded from a decimal, to the float nearest to the decimal. None where the double lies
-/// half-way between two floats or its float is subnormal: there the first rounding may have hidden the right side.
-fn rounds_once(value: f64) -> Option<f32> {
-    let half_way = value.to_bits() & 0x1fff_ffff == 0x1000_0000;
-    let normal = value == 0.0 || value.abs() >= f64::from(f32::MIN_POSITIVE);
-    (!half_way && normal).then_some(value as f32)
+    Some((value, word.len()))
 }
 
 /// Appends the elements as one flat JSON array. False, with nothing written, for a type that JSON cannot carry.
@@ -297,8 +392,12 @@ pub(crate) fn encode(out: &mut Vec<u8>, tensor: &Tensor) -> bool {
         DataType::Int16 => array(out, chunks(tensor).map(i16::from_le_bytes)),
         DataType::Int32 => array(out, chunks(tensor).map(i32::from_le_bytes)),
         DataType::Int64 => array(out, chunks(tensor).map(i64::from_le_bytes)),
-        DataType::Fp32 => array(out, chunks(tensor).map(f32::from_le_bytes)),
-        DataType::Fp64 => array(out, chunks(tensor).map(f64::from_le_bytes)),
+        DataType::Fp32 => list(out, chunks(tensor).map(f32::from_le_bytes), |out, float| {
+            float_value(out, float, float.into());
+        }),
+        DataType::Fp64 => list(out, chunks(tensor).map(f64::from_le_bytes), |out, float| {
+            float_value(out, float, float);
+        }),
     }
     true
 }
@@ -308,17 +407,31 @@ fn chunks<const N: usize>(tensor: &Tensor) -> impl Iterator<Item = [u8; N]> {
 }
 
 fn array<T: serde::Serialize>(out: &mut Vec<u8>, elements: impl Iterator<Item = T>) {
+    list(out, elements, |out, element| value(out, &element));
+}
+
+fn list<T>(out: &mut Vec<u8>, elements: impl Iterator<Item = T>, write: impl Fn(&mut Vec<u8>, T)) {
     out.push(b'[');
     for (index, element) in elements.enumerate() {
         if index > 0 {
             out.push(b',');
         }
-        value(out, &element);
+        write(out, element);
     }
     out.push(b']');
 }
 
-/// Appends one JSON value; a float that is not finite becomes `null`.
+fn float_value(out: &mut Vec<u8>, float: impl serde::Serialize, wide: f64) {
+    if wide.is_finite() {
+        value(out, &float);
+    } else if wide.is_nan() {
+        value(out, "NaN");
+    } else {
+        value(out, if wide > 0.0 { "Infinity" } else { "-Infinity" });
+    }
+}
+
+/// Appends one JSON value.
 pub(crate) fn value(out: &mut Vec<u8>, value: &(impl serde::Serialize + ?Sized)) {
     serde_json::to_writer(out, value)
         .expect("numbers, strings and lists of them always have a JSON form");

@@ -1,73 +1,24 @@
 //! Bodies of the Open Inference Protocol v2 over HTTP: JSON, with any tensor's data either in it or, by the binary
 //! tensor extension, behind it.
 
-use std::borrow::Cow;
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use serde::Deserialize;
-use serde_json::value::RawValue;
 
 use super::error::ModelError;
-use super::json;
-use super::tensor::{DataType, Tensor, TensorError, TensorInfo, element_count};
-use super::{InferRequest, InferResponse, Priority, Via};
+use super::json::TextError;
+use super::tensor::{DataType, Tensor, TensorInfo, element_count};
+use super::{InferRequest, Priority, Via};
 
-#[derive(Deserialize)]
-#[serde(expecting = "an object with id, parameters, inputs and outputs")]
-struct RequestBody<'a> {
-    #[serde(default, borrow)]
-    id: Option<Cow<'a, str>>,
-    #[serde(default)]
-    parameters: RequestParameters,
-    #[serde(borrow)]
-    inputs: Vec<InputBody<'a>>,
-    #[serde(default, borrow)]
-    outputs: Vec<OutputBody<'a>>,
-}
+mod answer;
+mod body;
+mod parameters;
 
-#[derive(Default, Deserialize)]
-#[serde(default, expecting = "an object of parameters")]
-struct RequestParameters {
-    /// Microseconds.
-    timeout: Option<u64>,
-    binary_data_output: bool,
-}
+pub(crate) use answer::{AnswerForm, encode};
 
-#[derive(Deserialize)]
-#[serde(expecting = "an object with name, shape, datatype and data")]
-struct InputBody<'a> {
-    #[serde(borrow)]
-    name: Cow<'a, str>,
-    shape: Vec<i64>,
-    #[serde(borrow)]
-    datatype: Cow<'a, str>,
-    #[serde(default)]
-    parameters: InputParameters,
-    #[serde(borrow)]
-    data: Option<&'a RawValue>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default, expecting = "an object of parameters")]
-struct InputParameters {
-    binary_data_size: Option<usize>,
-}
-
-#[derive(Deserialize)]
-#[serde(expecting = "an object with name and parameters")]
-struct OutputBody<'a> {
-    #[serde(borrow)]
-    name: Cow<'a, str>,
-    #[serde(default)]
-    parameters: OutputParameters,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default, expecting = "an object of parameters")]
-struct OutputParameters {
-    binary_data: Option<bool>,
-}
+use answer::OutputForm;
+use body::RequestBody;
 
 /// A request's body, taken apart.
 #[derive(Debug)]
@@ -76,22 +27,30 @@ pub(crate) struct Decoded {
     pub(crate) answer: AnswerForm,
 }
 
-/// How the client wants its answer.
-#[derive(Debug, Default)]
-pub(crate) struct AnswerForm {
-    /// To be repeated in the answer.
-    id: Option<String>,
-    /// Whether data goes behind the JSON, unless the output is named below.
-    binary: bool,
-    named: Vec<(String, bool)>,
+impl Decoded {
+    /// A request that has nothing but its inputs.
+    pub(crate) fn inputs(inputs: Vec<Tensor>) -> Decoded {
+        Decoded {
+            request: InferRequest {
+                inputs,
+                outputs: Vec::new(),
+                via: Via::Http,
+                deadline: None,
+                priority: Priority::default(),
+            },
+            answer: AnswerForm::default(),
+        }
+    }
 }
 
 /// Takes a body apart. `json_length` is the `Inference-Header-Content-Length`, if there is one: what follows the JSON
-/// is binary, and a length of 0 says that the whole body is the data of the only input, one of `inputs`.
+/// is binary, and a length of 0 says that the whole body is the data of the only input, one of `inputs`. A timeout in
+/// the body counts from `came`.
 pub(crate) fn decode(
     body: &Bytes,
     json_length: Option<usize>,
     inputs: &[TensorInfo],
+    came: Instant,
 ) -> Result<Decoded, ModelError> {
     let length = json_length.unwrap_or(body.len());
     if length > body.len() {
@@ -104,18 +63,8 @@ pub(crate) fn decode(
     if json_length == Some(0) {
         return raw(body, inputs);
     }
-    let bad = |error| {
-        ModelError::Request(format!(
-            "the request body is not a valid inference request: {error}"
-        ))
-    };
-    let parsed: RequestBody<'_> = serde_json::from_slice(&body[..length]).map_err(bad)?;
     let mut blobs = body.slice(length..);
-    let inputs = parsed
-        .inputs
-        .into_iter()
-        .map(|input| tensor(input, &mut blobs))
-        .collect::<Result<_, _>>()?;
+    let read = RequestBody::read(&body[..length], &mut blobs)?;
     if !blobs.is_empty() {
         let problem = format!(
             "{} bytes follow the last binary input; binary_data_size of an input is wrong",
@@ -123,79 +72,50 @@ pub(crate) fn decode(
         );
         return Err(ModelError::Request(problem));
     }
-    let timeout = parsed
-        .parameters
-        .timeout
-        .filter(|us| *us > 0)
-        .map(Duration::from_micros);
-    let named = parsed.outputs.iter();
-    let named = named
-        .filter_map(|output| Some((output.name.to_string(), output.parameters.binary_data?)))
-        .collect();
+    let timeout = Some(read.parameters.timeout_us).filter(|us| *us > 0);
+    let form = |parameters: &parameters::OfOutput| OutputForm {
+        binary: parameters.binary_data,
+        classes: parameters.classification,
+    };
+    let named = read.outputs.iter();
+    let named = named.map(|(name, parameters)| (name.clone(), form(parameters)));
     Ok(Decoded {
-        request: InferRequest {
-            inputs,
-            outputs: parsed
-                .outputs
-                .iter()
-                .map(|output| output.name.to_string())
-                .collect(),
-            via: Via::Http,
-            deadline: timeout.and_then(|timeout| Instant::now().checked_add(timeout)),
-            priority: Priority::default(),
-        },
         answer: AnswerForm {
-            id: parsed.id.filter(|id| !id.is_empty()).map(Cow::into_owned),
-            binary: parsed.parameters.binary_data_output,
-            named,
+            id: read.id.filter(|id| !id.is_empty()),
+            binary: read.parameters.binary_data_output,
+            named: named.collect(),
+        },
+        request: InferRequest {
+            inputs: read.inputs,
+            outputs: read.outputs.into_iter().map(|(name, _)| name).collect(),
+            via: Via::Http,
+            deadline: timeout.and_then(|us| came.checked_add(Duration::from_micros(us))),
+            priority: read.parameters.priority,
         },
     })
 }
 
-fn tensor(input: InputBody<'_>, blobs: &mut Bytes) -> Result<Tensor, ModelError> {
-    let name = input.name;
-    let datatype = DataType::from_name(&input.datatype).ok_or_else(|| {
-        let known = DataType::ALL.map(DataType::name).join(", ");
-        ModelError::Mismatch(format!(
-            "input '{name}' has datatype '{}', expected one of {known}",
-            input.datatype
-        ))
-    })?;
-    let data = match (input.data, input.parameters.binary_data_size) {
-        (Some(data), None) => {
-            let problem = || TensorError::Shape(input.shape.clone());
-            let count = element_count(&input.shape).ok_or_else(|| ModelError::Tensor {
-                input: name.to_string(),
-                problem: problem(),
-            })?;
-            json::decode(datatype, count, data.get())
-                .map_err(|problem| ModelError::Mismatch(format!("input '{name}' {problem}")))?
-        }
-        (None, Some(size)) if size <= blobs.len() => blobs.split_to(size),
-        (None, Some(size)) => {
-            let rest = blobs.len();
-            return Err(ModelError::Request(format!(
-                "input '{name}' has binary_data_size {size}, but only {rest} bytes are left behind the JSON; \
-                 is Inference-Header-Content-Length set?"
-            )));
-        }
-        (Some(_), Some(_)) => {
-            return Err(ModelError::Request(format!(
-                "input '{name}' has both data and binary_data_size, expected one"
-            )));
-        }
-        (None, None) => {
-            return Err(ModelError::Request(format!(
-                "input '{name}' has no data, nor parameters.binary_data_size"
-            )));
-        }
-    };
-    Ok(Tensor {
-        name: name.into_owned(),
-        datatype,
-        shape: input.shape,
-        data,
-    })
+/// The tensors of an inference request as it comes over HTTP; `json_length` is its `Inference-Header-Content-Length`.
+/// What the server does with a body before it knows the model, for measurements.
+///
+/// # Errors
+/// [`ModelError`] with what the client would be told.
+pub fn read_request(body: &Bytes, json_length: Option<usize>) -> Result<Vec<Tensor>, ModelError> {
+    let decoded = decode(body, json_length, &[], Instant::now())?;
+    Ok(decoded.request.inputs)
+}
+
+/// The request is no inference request.
+fn bad(problem: impl fmt::Display) -> ModelError {
+    ModelError::Request(format!(
+        "the request body is not a valid inference request: {problem}"
+    ))
+}
+
+impl From<TextError> for ModelError {
+    fn from(error: TextError) -> ModelError {
+        bad(error)
+    }
 }
 
 /// A body that is nothing but the data of the only input. One free dimension takes what there is, the others are 1.
@@ -241,89 +161,9 @@ fn raw(body: &Bytes, inputs: &[TensorInfo]) -> Result<Decoded, ModelError> {
         shape,
         data,
     };
-    Ok(Decoded {
-        request: InferRequest {
-            inputs: vec![tensor],
-            outputs: Vec::new(),
-            via: Via::Http,
-            deadline: None,
-            priority: Priority::default(),
-        },
-        answer: AnswerForm {
-            id: None,
-            binary: true,
-            named: Vec::new(),
-        },
-    })
-}
-
-/// An answer's body; `json_length` is set when binary data follows the JSON.
-#[derive(Debug)]
-pub(crate) struct Encoded {
-    pub(crate) body: Bytes,
-    pub(crate) json_length: Option<usize>,
-}
-
-/// Writes the answer as the client wants it.
-pub(crate) fn encode(response: &InferResponse, form: &AnswerForm) -> Result<Encoded, ModelError> {
-    let is_binary = |name: &str| {
-        form.named
-            .iter()
-            .find(|(named, _)| named == name)
-            .map_or(form.binary, |(_, binary)| *binary)
-    };
-    let size: usize = response
-        .outputs
-        .iter()
-        .map(|output| output.data.len())
-        .sum();
-    let mut out = Vec::with_capacity(256 + size * 3);
-    out.extend_from_slice(b"{\"model_name\":");
-    json::value(&mut out, &response.model);
-    out.extend_from_slice(b",\"model_version\":");
-    json::value(&mut out, &response.version);
-    if let Some(id) = &form.id {
-        out.extend_from_slice(b",\"id\":");
-        json::value(&mut out, id);
-    }
-    out.extend_from_slice(b",\"outputs\":[");
-    let mut blobs: Option<Vec<&Bytes>> = None;
-    for (index, output) in response.outputs.iter().enumerate() {
-        if index > 0 {
-            out.push(b',');
-        }
-        out.extend_from_slice(b"{\"name\":");
-        json::value(&mut out, &output.name);
-        out.extend_from_slice(b",\"datatype\":");
-        json::value(&mut out, output.datatype.name());
-        out.extend_from_slice(b",\"shape\":");
-        json::value(&mut out, &output.shape);
-        if is_binary(&output.name) {
-            out.extend_from_slice(b",\"parameters\":{\"binary_data_size\":");
-            json::value(&mut out, &output.data.len());
-            out.extend_from_slice(b"}}");
-            blobs.get_or_insert_default().push(&output.data);
-        } else {
-            out.extend_from_slice(b",\"data\":");
-            if !json::encode(&mut out, output) {
-                return Err(ModelError::Mismatch(format!(
-                    "output '{}' has datatype {}, which JSON cannot carry; ask for it with parameters.binary_data",
-                    output.name, output.datatype
-                )));
-            }
-            out.push(b'}');
-        }
-    }
-    out.extend_from_slice(b"]}");
-    let json_length = blobs.as_ref().map(|_| out.len());
-    blobs
-        .into_iter()
-        .flatten()
-        .for_each(|blob| out.extend_from_slice(blob));
-    Ok(Encoded {
-        body: out.into(),
-        json_length,
-    })
+    let mut decoded = Decoded::inputs(vec![tensor]);
+    decoded.answer = AnswerForm::binary();
+    Ok(decoded)
 }
 
 #[cfg(test)]

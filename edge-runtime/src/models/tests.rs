@@ -14,6 +14,7 @@ use super::*;
 mod batching;
 mod http;
 mod memory;
+mod pictures;
 mod running;
 mod shadow;
 mod telemetry;

@@ -1,5 +1,6 @@
 //! The protocol, from request to answer.
 
+use super::super::compression::Coding;
 use super::*;
 
 const JSON_LENGTH: &str = "inference-header-content-length";
@@ -212,16 +213,16 @@ async fn a_clients_mistake_is_named_with_what_was_expected_and_what_came() {
     let a = |shape: Value, datatype: &str, data: Value| json!({"name": "a", "shape": shape, "datatype": datatype, "data": data});
     let good = a(json!([2, 2]), "FP32", json!([1, 2, 3, 4]));
     let cases = [
-        ("{".to_owned(), "the request body is not a valid inference request: EOF while parsing an object at line 1 column 1"),
-        ("{}".to_owned(), "the request body is not a valid inference request: missing field `inputs` at line 1 column 2"),
+        ("{".to_owned(), "the request body is not a valid inference request: expected ',' or '}' in an object, but the text ends at line 1 column 2"),
+        ("{}".to_owned(), "the request body is not a valid inference request: it has no inputs"),
         (json!({"inputs": [b]}).to_string(), "input 'a' is missing, expected FP32 of shape [2, 2]"),
         (json!({"inputs": [b, good, b]}).to_string(), "input 'b' comes twice"),
         (json!({"inputs": [b, good, {"name": "c", "shape": [1], "datatype": "FP32", "data": [1]}]}).to_string(), "model 'pair' has no input 'c'; it takes 'a', 'b'"),
         (json!({"inputs": [b, a(json!([2, 3]), "FP32", json!([1, 2, 3, 4, 5, 6]))]}).to_string(), "input 'a' has shape [2, 3], expected [2, 2]"),
         (json!({"inputs": [b, a(json!([2, 2]), "FP32", json!([1, 2, 3]))]}).to_string(), "input 'a' has 3 elements, expected 4 for its shape"),
         (json!({"inputs": [b, a(json!([2, 2]), "INT32", json!([1, 2, 3, 4]))]}).to_string(), "input 'a' has datatype INT32, expected FP32"),
-        (json!({"inputs": [b, a(json!([2, 2]), "FLOAT", json!([1, 2, 3, 4]))]}).to_string(), "input 'a' has datatype 'FLOAT', expected one of BOOL, UINT8, UINT16, UINT32, UINT64, INT8, INT16, INT32, INT64, FP16, BF16, FP32, FP64, BYTES"),
-        (json!({"inputs": [b, a(json!([2, 2]), "FP32", json!([1, "two", 3, 4]))]}).to_string(), "input 'a' has \"two\" as element 1, expected a number within FP32"),
+        (json!({"inputs": [b, a(json!([2, 2]), "FLOAT", json!([1, 2, 3, 4]))]}).to_string(), "input 'a' has datatype \"FLOAT\", expected one of BOOL, UINT8, UINT16, UINT32, UINT64, INT8, INT16, INT32, INT64, FP16, BF16, FP32, FP64, BYTES"),
+        (json!({"inputs": [b, a(json!([2, 2]), "FP32", json!([1, "two", 3, 4]))]}).to_string(), "input 'a' has \"two\" as element 1, expected a number within FP32, \"NaN\", \"Infinity\" or \"-Infinity\""),
         (json!({"inputs": [b, a(json!([-1, 2]), "FP32", json!([1, 2]))]}).to_string(), "input 'a' has shape [-1, 2], which is not a size that can be served"),
         (json!({"inputs": [b, a(json!([2, 2]), "FP16", json!([1, 2, 3, 4]))]}).to_string(), "input 'a' has datatype FP16, which JSON cannot carry; send it as binary (parameters.binary_data_size)"),
         (json!({"inputs": [b, {"name": "a", "shape": [2, 2], "datatype": "FP32"}]}).to_string(), "input 'a' has no data, nor parameters.binary_data_size"),
@@ -242,7 +243,7 @@ async fn a_clients_mistake_is_named_with_what_was_expected_and_what_came() {
         assert_eq!(told["error"], message, "{request}");
         assert_eq!(status, StatusCode::BAD_REQUEST, "{request}");
     }
-    let nan = r#"{"inputs":[{"name":"b","shape":[],"datatype":"FP32","data":[NaN]}]}"#;
+    let nan = r#"{"inputs":[{"name":"b","shape":[],"datatype":"FP32","data":[nan]}]}"#;
     assert_eq!(
         call(&models, Method::POST, "/v2/models/pair/infer", nan)
             .await
@@ -403,7 +404,7 @@ async fn paths_and_methods_are_answered_as_the_protocol_says() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bodies_that_are_too_large_or_compressed_are_refused() {
+async fn bodies_that_are_too_large_or_in_a_coding_not_known_are_refused() {
     let models = serving(
         ModelsConfig {
             max_body_bytes: 1000,
@@ -427,11 +428,138 @@ async fn bodies_that_are_too_large_or_compressed_are_refused() {
         told["error"],
         "the request body is larger than 1000 bytes, the most that is taken"
     );
-    let request = Request::post("/v2/models/mlp/infer").header("content-encoding", "gzip");
+    let request = Request::post("/v2/models/mlp/infer").header("content-encoding", "br");
     let answer = models
         .handle(request.body(Full::new(Bytes::new())).unwrap())
         .await;
     assert_eq!(answer.status(), StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    let bomb = Coding::Gzip.deflate(&vec![b' '; 100_000]).unwrap();
+    assert!(bomb.len() < 1000);
+    let request = Request::post("/v2/models/mlp/infer").header("content-encoding", "gzip");
+    let answer = models.handle(request.body(Full::new(bomb)).unwrap()).await;
+    assert_eq!(answer.status(), StatusCode::PAYLOAD_TOO_LARGE);
+    let request = Request::post("/v2/models/mlp/infer").header("content-encoding", "deflate");
+    let answer = models
+        .handle(request.body(Full::new(Bytes::from("{}"))).unwrap())
+        .await;
+    assert_eq!(answer.status(), StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_are_compressed_both_ways() {
+    let models = serving(
+        ModelsConfig::default(),
+        &["identity_fp32", "identity_bytes"],
+    )
+    .await;
+    let values: Vec<f32> = (0..1000_u16).map(f32::from).collect();
+    let x = f32s("x", &[1000], &values);
+    let json = json!({
+        "parameters": {"binary_data_output": true},
+        "inputs": [{"name": "x", "shape": [1000], "datatype": "FP32", "parameters": {"binary_data_size": 4000}}],
+    })
+    .to_string();
+    for coding in [Coding::Gzip, Coding::Deflate] {
+        let body_in = coding
+            .deflate(&[json.as_bytes(), &x.data].concat())
+            .unwrap();
+        let request = Request::post("/v2/models/identity-fp32/infer")
+            .header(JSON_LENGTH, json.len())
+            .header("content-encoding", coding.name())
+            .header("accept-encoding", coding.name());
+        let answer = models
+            .handle(request.body(Full::new(body_in)).unwrap())
+            .await;
+        assert_eq!(answer.status(), StatusCode::OK);
+        assert_eq!(answer.headers()["content-encoding"], coding.name());
+        let length: usize = answer.headers()[JSON_LENGTH]
+            .to_str()
+            .unwrap()
+            .parse()
+            .unwrap();
+        let whole = coding.inflate(&body(answer).await, 1 << 20).unwrap();
+        let told: Value = serde_json::from_slice(&whole[..length]).unwrap();
+        assert_eq!(told["outputs"][0]["shape"], json!([1000]));
+        assert_eq!(whole.slice(length..), x.data);
+    }
+    let small =
+        json!({"inputs": [{"name": "x", "shape": [1], "datatype": "BYTES", "data": ["a"]}]});
+    let request =
+        Request::post("/v2/models/identity-bytes/infer").header("accept-encoding", "gzip");
+    let answer = models
+        .handle(request.body(Full::new(small.to_string().into())).unwrap())
+        .await;
+    assert_eq!(answer.headers().get("content-encoding"), None);
+    assert_eq!(as_json(answer).await.1["outputs"][0]["data"], json!(["a"]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_json_has_no_number_for_makes_a_round_trip() {
+    let models = serving(ModelsConfig::default(), &["identity_fp32", "identity_fp64"]).await;
+    for datatype in ["FP32", "FP64"] {
+        let values = json!(["NaN", "Infinity", "-Infinity", 1.5]);
+        let input =
+            json!({"inputs": [{"name": "x", "shape": [4], "datatype": datatype, "data": values}]});
+        let path = format!("/v2/models/identity-{}/infer", datatype.to_lowercase());
+        let (status, told) =
+            as_json(call(&models, Method::POST, &path, input.to_string()).await).await;
+        assert_eq!(status, StatusCode::OK, "{told}");
+        assert_eq!(told["outputs"][0]["data"], values);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_earlier_of_two_deadlines_counts() {
+    let models = serving(ModelsConfig::default(), &["slow"]).await;
+    let ask = async |header: &str, timeout: u64| {
+        let json = json!({
+            "parameters": {"timeout": timeout},
+            "inputs": [{"name": "times", "shape": [], "datatype": "INT64", "data": [ENDLESS]}],
+        });
+        let request = Request::post("/v2/models/slow/infer").header("request-timeout", header);
+        let began = Instant::now();
+        let answer = models
+            .handle(request.body(Full::new(json.to_string().into())).unwrap())
+            .await;
+        let (status, told) = as_json(answer).await;
+        (status, told, began.elapsed())
+    };
+    for (header, timeout) in [("50ms", 0), ("50ms", 600_000_000), ("10m", 50_000)] {
+        let (status, told, took) = ask(header, timeout).await;
+        assert_eq!(status, StatusCode::GATEWAY_TIMEOUT, "{told}");
+        assert!(took >= Duration::from_millis(50) && took < Duration::from_secs(20));
+    }
+    let (status, told, _) = ask("soon", 0).await;
+    assert_eq!(
+        (status, told["error"].as_str().unwrap()),
+        (
+            StatusCode::BAD_REQUEST,
+            "Request-Timeout is \"soon\", expected a duration with its unit, such as 250ms"
+        )
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_index_is_given_for_no_body_and_for_what_the_protocol_has() {
+    let models = serving(ModelsConfig::default(), &["mlp"]).await;
+    for body_in in ["", "{}", "{\"ready\":true}", " "] {
+        for path in ["/v2/repository/index", "/v2/repository/local/index"] {
+            let (status, told) = as_json(call(&models, Method::POST, path, body_in).await).await;
+            assert_eq!(
+                (status, told[0]["name"].as_str()),
+                (StatusCode::OK, Some("mlp"))
+            );
+        }
+    }
+    for body_in in ["{\"ready\":1}", "[", "7"] {
+        let answer = call(&models, Method::POST, "/v2/repository/index", body_in).await;
+        let (status, told) = as_json(answer).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST);
+        assert!(
+            told["error"].as_str().unwrap().contains("no index request"),
+            "{told}"
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
