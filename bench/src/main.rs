@@ -3,6 +3,7 @@
 //! Rounds of compared programs alternate, so that a busy machine slows both; medians are told.
 
 mod aggressors;
+mod codec;
 mod handlers;
 mod inference;
 mod ingest;
@@ -66,6 +67,8 @@ enum What {
     },
     /// Time of an inference over HTTP.
     Inference,
+    /// How quickly bodies of inference requests are read.
+    Codec,
     /// Records per second that are on disk before their answer.
     Ingest,
 }
@@ -86,6 +89,7 @@ async fn main() -> Result<()> {
         What::Many { count } => start::many(count.max(2), &mut report).await?,
         What::Handlers(args) => handlers::measure(rounds, &args, &mut report).await?,
         What::Inference => inference::measure(rounds, &mut report).await?,
+        What::Codec => codec::measure(rounds, &mut report)?,
         What::Ingest => ingest::measure(rounds, &mut report).await?,
         What::Summary => {
             memory::measure(rounds, &mut report).await?;
