@@ -124,9 +124,10 @@ fn tensor(kind: &str, body: TensorBody) -> Result<Tensor, String> {
         .ok_or_else(|| problem(format!("has datatype '{}', which is none", body.datatype)))?;
     let data = match (body.data, body.base64) {
         (Some(data), None) => {
-            let count = element_count(&body.shape)
+            element_count(&body.shape)
                 .ok_or_else(|| problem(format!("has shape {:?}", body.shape)))?;
-            json::decode(datatype, count, data.get()).map_err(|error| problem(error.to_string()))?
+            let read = json::decode(datatype, &body.shape, data.get().as_bytes());
+            read.map_err(|error| problem(error.to_string()))?.0
         }
         (None, Some(text)) => STANDARD
             .decode(text)

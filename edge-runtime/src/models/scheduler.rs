@@ -9,6 +9,7 @@ use std::thread;
 use std::time::Instant;
 
 use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::sync::Semaphore;
 
 use super::backend::{Interrupt, Session, StopReason};
 use super::dispatch::{Dispatch, Start};
@@ -22,6 +23,8 @@ pub(crate) type Begin = Start<Box<dyn Session>, Member>;
 /// Queues, threads and watchdog; all end when it is dropped.
 pub(crate) struct Scheduler {
     dispatch: Mutex<Dispatch<Box<dyn Session>, Member>>,
+    /// Pictures that are decoded at once: that takes a core as long as many a run does.
+    pub(crate) decoders: Semaphore,
     jobs: SyncSender<Job>,
     watchdog: Arc<Watchdog>,
 }
@@ -42,6 +45,7 @@ impl Scheduler {
         spawn("inference-watch", move || watching.run());
         Arc::new(Scheduler {
             dispatch: Mutex::new(Dispatch::new(permits)),
+            decoders: Semaphore::new(permits),
             jobs,
             watchdog,
         })

@@ -47,15 +47,14 @@ impl Models {
         let limit = self.shared.config.max_body_bytes;
         let body = read(body, &head.headers, limit).await?;
         let picture = is_picture(&head.headers);
-        // Decoding a picture takes a core as long as many a run does.
-        let core = match picture {
-            true => self.shared.scheduler.cores.acquire().await.ok(),
+        let decoder = match picture {
+            true => self.shared.scheduler.decoders.acquire().await.ok(),
             false => None,
         };
         let decoded = apart_if(picture || body.len() > HEAVY_BYTES, || {
             take_apart(&model, &head, body, limit, came)
         });
-        drop(core);
+        drop(decoder);
         let Decoded { request, answer } = decoded.inspect_err(|_| {
             model.stats.came(Via::Http);
             model.stats.failed(FailureReason::Other, Duration::ZERO);
