@@ -30,8 +30,10 @@ pub(crate) struct Wheel {
     pub(crate) arch: Option<String>,
     /// Platform tag of the wheel; `any` if it is not set.
     pub(crate) platform: Option<String>,
-    #[serde(rename = "file")]
+    #[serde(rename = "file", default)]
     pub(crate) files: Vec<File>,
+    #[serde(rename = "folder", default)]
+    pub(crate) folders: Vec<Folder>,
 }
 
 /// A file in a wheel.
@@ -41,6 +43,17 @@ pub(crate) struct File {
     pub(crate) from: String,
     /// Below `artifacts/`.
     pub(crate) to: String,
+    pub(crate) sha256: String,
+}
+
+/// A folder in a wheel, with all that lies in it.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Folder {
+    pub(crate) from: String,
+    /// Below `artifacts/`.
+    pub(crate) to: String,
+    /// Of the whole wheel.
     pub(crate) sha256: String,
 }
 
@@ -134,10 +147,12 @@ mod tests {
                 if wheel.arch.as_deref().is_some_and(|a| a != arch) {
                     continue;
                 }
-                for file in &wheel.files {
-                    assert_eq!(file.sha256.len(), 64, "{}", file.to);
-                    assert!(!places.contains(&&file.to), "{} twice", file.to);
-                    places.push(&file.to);
+                let files = wheel.files.iter().map(|file| (&file.to, &file.sha256));
+                let folders = wheel.folders.iter().map(|all| (&all.to, &all.sha256));
+                for (to, sha256) in files.chain(folders) {
+                    assert_eq!(sha256.len(), 64, "{to}");
+                    assert!(!places.contains(&to), "{to} twice");
+                    places.push(to);
                 }
             }
             assert!(
