@@ -13,7 +13,7 @@ use super::{Priority, Via};
 /// Why a loaded model does not become ready.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Unproven {
-    /// It fails on zeros although it fixes all its shapes.
+    /// The engine fails on zeros although the model fixes all its shapes.
     #[error("failed its warm-up run: {0}")]
     WarmUp(String),
     /// It does not give its golden outputs.
@@ -78,9 +78,10 @@ fn warm_up(file: &mut LoadedFile) -> Result<Option<Duration>, Unproven> {
             .and_then(|_| session.run(&zeros, &[], None));
         match ran {
             Ok(ran) => pace = Some(ran.infer),
-            // With free dimensions, 1 may be a size that it cannot take, which says nothing.
-            Err(error) if file.inputs.iter().any(free) => {
-                tracing::debug!(%error, "no warm-up on zeros: free dimensions");
+            // With free dimensions, 1 may be a size that it cannot take; and an operator may refuse zeros, as a scale,
+            // an axis or a depth. Neither says anything about the model: its golden inputs do.
+            Err(error) if matches!(error, RunError::Refused(_)) || file.inputs.iter().any(free) => {
+                tracing::debug!(%error, "no warm-up on zeros");
                 return Ok(None);
             }
             Err(error) => return Err(Unproven::WarmUp(error.to_string())),

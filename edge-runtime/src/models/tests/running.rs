@@ -156,7 +156,6 @@ async fn a_bad_model_is_refused_with_its_reason_and_changes_nothing() {
         (text, "cannot be loaded"),
         (folder.path().join("absent.onnx"), "does not exist"),
         (tiny("sequence"), "output 'y' is a "),
-        (tiny("broken"), "failed its warm-up run: "),
     ];
     for (path, message) in cases {
         let error = models
@@ -178,6 +177,14 @@ async fn a_bad_model_is_refused_with_its_reason_and_changes_nothing() {
         .unwrap_err();
     assert!(matches!(error, ModelError::Id(_)), "{error}");
     assert_eq!(models.info("mlp", None).unwrap().versions, ["1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_that_refuses_zeros_is_served_and_refuses_by_request() {
+    let models = serving(ModelsConfig::default(), &["broken"]).await;
+    let ones = request(vec![f32s("x", &[2], &[1.0, 1.0])]);
+    let error = models.infer("broken", None, ones).await.unwrap_err();
+    assert!(matches!(error, ModelError::Refused { .. }), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
