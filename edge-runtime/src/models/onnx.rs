@@ -396,6 +396,10 @@ fn input_value(tensor: &Tensor) -> Result<SessionInputValue<'_>, RunError> {
     }
 }
 
+/// Data at other addresses gives other last bits: kernels begin a sum apart up to the first address that their vector
+/// instructions like. An answer shall not depend on how long the JSON before the data was.
+const ALIGNMENT: usize = 16;
+
 /// Lends the data to the engine without a copy, if it lies as the engine needs it.
 fn view<T>(tensor: &Tensor) -> Option<SessionInputValue<'_>>
 where
@@ -404,7 +408,8 @@ where
     #[expect(unsafe_code, reason = "reinterprets bytes as numbers")]
     // SAFETY: only called for integers and floats, of which every bit pattern is a value; `align_to` keeps alignment.
     let (before, elements, after) = unsafe { tensor.data.align_to::<T>() };
-    if !before.is_empty() || !after.is_empty() || elements.is_empty() {
+    let aligned = tensor.data.as_ptr().addr().is_multiple_of(ALIGNMENT);
+    if !aligned || !before.is_empty() || !after.is_empty() || elements.is_empty() {
         return None;
     }
     TensorRef::from_array_view((tensor.shape.as_slice(), elements))
