@@ -16,6 +16,7 @@ mod missing_library;
 mod model_files;
 mod model_versions;
 mod offline;
+mod operator_cases;
 mod refused_artifacts;
 mod refused_deployments;
 mod refused_starts;
