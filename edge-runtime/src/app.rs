@@ -14,7 +14,7 @@ use crate::clock::unix_ms;
 use crate::config::Config;
 use crate::control::{self, Control};
 use crate::data_dir::DataDir;
-use crate::gateway::{Admin, Gateway, Parts};
+use crate::gateway::{Admin, Gateway, GrpcGateway, Parts};
 use crate::handlers::{Handlers, HandlersConfig};
 use crate::health::NodeHealth;
 use crate::identity::Identity;
@@ -36,6 +36,14 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     if let Some(tls) = &config.tls {
         gateway = gateway.with_tls(tls)?;
     }
+    let grpc = match &config.grpc {
+        Some(section) => Some(
+            GrpcGateway::bind(section.listen)
+                .await?
+                .with_tls(config.tls.as_ref())?,
+        ),
+        None => None,
+    };
     let admin = Admin::bind(config.admin_listen).await?;
 
     let models = Models::start(ModelsConfig {
@@ -99,10 +107,11 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     };
 
     let (serving, admin_url) = (gateway.url(), admin.url());
+    let grpc_address = grpc.as_ref().map(GrpcGateway::address);
     let stop = CancellationToken::new();
     let parts = Parts {
         handlers: handlers.clone(),
-        models,
+        models: models.clone(),
         streams: Some(streams.clone()),
     };
     let stopped = stop_signal().context("listen for signals")?;
@@ -129,12 +138,18 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         stop.clone(),
     ));
     tasks.spawn(gateway.serve(parts, config.drain.duration(), stop.clone()));
+    if let Some(grpc) = grpc {
+        tasks.spawn(grpc.serve(models, config.drain.duration(), stop.clone()));
+    }
     tasks.spawn(admin.serve(health, stop.clone()));
 
     data.announce(&serde_json::json!({
-        "url": serving, "admin_url": admin_url, "node": identity.node, "pid": std::process::id(),
+        "url": serving, "admin_url": admin_url, "grpc": grpc_address, "node": identity.node, "pid": std::process::id(),
     }))?;
     eprintln!("serving {serving}\nadmin {admin_url}");
+    if let Some(address) = grpc_address {
+        eprintln!("serving gRPC at {address}");
+    }
     tokio::task::spawn_blocking(idle_code::let_go_of_start);
 
     let cause = tokio::select! {

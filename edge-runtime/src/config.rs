@@ -33,12 +33,22 @@ pub struct Config {
     /// Folder of the handlers' secrets, a file each. Default: `secrets` in the data folder.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub secrets: Option<PathBuf>,
+    /// Inference over gRPC, with the data plane's certificate if it has one. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grpc: Option<GrpcSection>,
     /// Handlers.
     pub handlers: HandlersSection,
     /// Models.
     pub models: ModelsSection,
     /// The buffer.
     pub buffer: BufferSection,
+}
+
+/// `[grpc]`
+#[derive(Debug, Clone, Serialize)]
+pub struct GrpcSection {
+    /// Address of inference over gRPC.
+    pub listen: SocketAddr,
 }
 
 /// `[handlers]`
@@ -125,9 +135,16 @@ struct RawConfig {
     drain: Option<Span>,
     tls: Option<TlsFiles>,
     secrets: Option<PathBuf>,
+    grpc: RawGrpc,
     handlers: RawHandlers,
     models: RawModels,
     buffer: RawBuffer,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct RawGrpc {
+    listen: Option<SocketAddr>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -165,6 +182,9 @@ impl RawConfig {
             drain: later.drain.or(self.drain),
             tls: later.tls.or(self.tls),
             secrets: later.secrets.or(self.secrets),
+            grpc: RawGrpc {
+                listen: later.grpc.listen.or(self.grpc.listen),
+            },
             handlers: RawHandlers {
                 max_instances: later.handlers.max_instances.or(self.handlers.max_instances),
                 max_memory: later.handlers.max_memory.or(self.handlers.max_memory),
@@ -197,6 +217,7 @@ impl RawConfig {
             drain: self.drain.unwrap_or(Span::from_ms(10_000)),
             tls: self.tls,
             secrets: self.secrets,
+            grpc: self.grpc.listen.map(|listen| GrpcSection { listen }),
             handlers: HandlersSection {
                 max_instances: self.handlers.max_instances.unwrap_or(128).max(1),
                 max_memory: self
@@ -321,7 +342,7 @@ mod tests {
             ),
             (
                 "config.d/20.toml",
-                "[buffer]\nballast = \"2GiB\"\n[models]\nmemory = \"512MiB\"\n",
+                "[buffer]\nballast = \"2GiB\"\n[models]\nmemory = \"512MiB\"\n[grpc]\nlisten = \"127.0.0.1:4\"\n",
             ),
             ("config.d/note.txt", "not read"),
         ]);
@@ -334,6 +355,7 @@ mod tests {
         assert_eq!(config.admin_listen.port(), 3);
         assert_eq!(config.buffer.ballast, ByteSize(2 << 30));
         assert_eq!(config.models.memory, Some(ByteSize(512 << 20)));
+        assert_eq!(config.grpc.map(|grpc| grpc.listen.port()), Some(4));
         assert_eq!(config.labels.len(), 2);
     }
 

@@ -1,9 +1,10 @@
-//! The HTTP listeners of a node: the data plane, and the admin one.
+//! The listeners of a node: the data plane, gRPC, and the admin one.
 //!
 //! ```text
 //! data plane ─► listen (connections, limits, drain) ─► dispatch ─┬─ /v2      ─► models
 //!                                                               ├─ /streams ─► streams
 //!                                                               └─ the rest ─► handlers
+//! gRPC       ─► listen ─► models
 //! admin      ─► listen ─► /healthz /readyz /metrics /status
 //! ```
 //!
@@ -15,6 +16,7 @@ mod body;
 mod dispatch;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
+mod grpc;
 mod idle;
 mod listen;
 /// Answers that the runtime itself gives.
@@ -33,6 +35,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use admin::{Admin, Status};
 pub use body::{Body, BodyError};
+pub use grpc::GrpcGateway;
 pub use listen::GatewayError;
 pub use tls::{TlsError, TlsFiles};
 

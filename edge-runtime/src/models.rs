@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! HTTP /v2 -> http (routes) -> protocol (bodies) --+
+//! gRPC ----> grpc (methods, messages) --------------+
 //! wasi:nn ------------------------------------------+-> Models::infer -> pool (queue, sessions) -> backend -> onnx
 //! deployments -> Models::prepare, Models::switch ---^                    scheduler (permits, threads, deadlines)
 //! ```
@@ -36,6 +37,7 @@ mod error;
 pub(crate) mod fuzzing;
 mod golden;
 mod graphs;
+mod grpc;
 mod http;
 mod json;
 mod memory;

@@ -17,7 +17,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::stop_signal;
-use crate::gateway::{Admin, Gateway, Parts, Status, TlsFiles};
+use crate::gateway::{Admin, Gateway, GrpcGateway, Parts, Status, TlsFiles};
 use crate::handlers::{HandlerSpec, Handlers, HandlersConfig, Secrets};
 use crate::idle_code;
 use crate::keyvalue::KeyValue;
@@ -42,6 +42,9 @@ pub struct ServeArgs {
     /// Address of /healthz, /readyz, /metrics and /status; off if not given.
     #[arg(long, value_name = "ADDR")]
     admin_listen: Option<SocketAddr>,
+    /// Address of inference over gRPC; off if not given.
+    #[arg(long, value_name = "ADDR")]
+    grpc_listen: Option<SocketAddr>,
     #[command(flatten)]
     tls: Option<TlsFiles>,
     /// Environment variable of the handlers; may be repeated.
@@ -118,6 +121,14 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     if let Some(tls) = &args.tls {
         gateway = gateway.with_tls(tls)?;
     }
+    let grpc = match args.grpc_listen {
+        Some(address) => Some(
+            GrpcGateway::bind(address)
+                .await?
+                .with_tls(args.tls.as_ref())?,
+        ),
+        None => None,
+    };
     let admin = match args.admin_listen {
         Some(address) => Some(Admin::bind(address).await?),
         None => None,
@@ -169,12 +180,19 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     if let Some(watch) = watch {
         tokio::spawn(reload(handlers.clone(), args, watch));
     }
+    let inference = grpc.map(|grpc| {
+        eprintln!("serving gRPC at {}", grpc.address());
+        tokio::spawn(grpc.serve(models.clone(), DRAIN, stop.clone()))
+    });
     let parts = Parts {
         handlers: handlers.clone(),
         models,
         streams: streams.clone(),
     };
     gateway.serve(parts, DRAIN, stop).await;
+    if let Some(inference) = inference {
+        inference.await?;
+    }
     let close = move || {
         handlers.stop();
         if let Some(streams) = streams {
