@@ -23,5 +23,6 @@ mod refused_starts;
 mod registry_clients;
 mod relay;
 mod silence;
+mod triton_clients;
 mod watch;
 mod whole_way;

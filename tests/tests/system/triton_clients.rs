@@ -1,0 +1,100 @@
+//! Triton's own Python client, unchanged, over HTTP and over gRPC.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use fleet_tests::serve::printed;
+use fleet_tests::{Checkout, Serve, until};
+use tokio::process::Command;
+use tokio::time::timeout;
+
+const START: Duration = Duration::from_secs(60);
+/// Far longer than it takes: a client that hangs is a failure, too.
+const CLIENT: Duration = Duration::from_secs(120);
+
+/// A server with the models of models/tiny under the names of their files, with `-` for `_`.
+struct Served {
+    serve: Serve,
+    http: String,
+    grpc: String,
+}
+
+impl Served {
+    async fn start() -> Result<Self> {
+        let folder = Checkout::root().join("models/tiny");
+        let mut arguments = vec!["--grpc-listen".to_owned(), "127.0.0.1:0".to_owned()];
+        for entry in std::fs::read_dir(&folder)? {
+            let path = entry?.path();
+            let name = path.file_stem().context("a file has a name")?;
+            let name = name.to_string_lossy().replace('_', "-");
+            let is_model = path
+                .extension()
+                .is_some_and(|extension| extension == "onnx");
+            // These two are there to be refused.
+            if is_model && !matches!(&*name, "broken" | "sequence") {
+                arguments.push("--model".to_owned());
+                arguments.push(format!("{name}={}", path.display()));
+            }
+        }
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let mut serve = Serve::start(&arguments).await?;
+        let grpc = printed(&mut serve.process, "serving gRPC at ", START).await?;
+        let http = serve.url.strip_prefix("http://").context("an address")?;
+        Ok(Self {
+            http: http.to_owned(),
+            grpc,
+            serve,
+        })
+    }
+}
+
+async fn run(command: &mut Command) -> Result<String> {
+    let output = timeout(CLIENT, command.kill_on_drop(true).output()).await;
+    let output = output.with_context(|| format!("{command:?} has not ended"))??;
+    let text = format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let status = output.status;
+    ensure!(status.success(), "{command:?} ended with {status}: {text}");
+    Ok(text)
+}
+
+async fn python(served: &Served, cases: &[&str]) -> Result<()> {
+    let python = Checkout::artifact("venv/bin/python")?;
+    let mut client = Command::new(python);
+    client
+        .env("SERVER_PID", served.serve.process.id().to_string())
+        .arg(Checkout::root().join("tests/clients/triton_client.py"))
+        .args([&served.http, &served.grpc])
+        .args(cases);
+    let text = run(&mut client).await?;
+    for case in cases {
+        ensure!(text.contains(&format!("{case}: passed")), "{text}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn triton_s_python_client_is_served_over_http_and_grpc() -> Result<()> {
+    let served = Served::start().await?;
+    let cases = ["described", "counted", "inferred", "faulted", "crowded"];
+    python(&served, &cases).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn triton_s_python_client_stops_runs_and_streams() -> Result<()> {
+    let mut served = Served::start().await?;
+    python(&served, &["stopped", "streamed", "drained"]).await?;
+    let what = "the server that was told to end";
+    let ended = until(what, START, async || {
+        served
+            .serve
+            .process
+            .has_ended()
+            .ok_or_else(|| "it runs".to_owned())
+    });
+    ensure!(ended.await?.success());
+    Ok(())
+}
