@@ -109,6 +109,15 @@ pub(crate) struct Debian {
     pub(crate) wasm: Vec<String>,
     pub(crate) python: Vec<String>,
     pub(crate) clients: Vec<String>,
+    pub(crate) beside: Beside,
+}
+
+/// Packages of a newer Debian that are unpacked, not installed.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Beside {
+    pub(crate) suite: String,
+    pub(crate) packages: Vec<String>,
 }
 
 impl Pins {

@@ -32,6 +32,11 @@ pub(crate) fn in_place(what: &str) {
     eprintln!("  {what}: in place");
 }
 
+/// Says that something cannot be had on this machine.
+pub(crate) fn left_out(what: &str, why: &str) {
+    eprintln!("  {what}: left out, {why}");
+}
+
 /// A heading for a chore.
 pub(crate) fn heading(what: &str) {
     eprintln!("{what}");

@@ -3,6 +3,7 @@
 pub(crate) mod builders;
 pub(crate) mod debian;
 mod derived;
+mod perf_analyzer;
 mod tools;
 mod venv;
 pub(crate) mod wasm;
@@ -21,6 +22,7 @@ pub(crate) fn run(checkout: &Checkout, all: bool) -> Result<()> {
     wasm::ensure(&pins)?;
     debian::ensure_python(&pins)?;
     wheels::ensure(checkout, &pins)?;
+    perf_analyzer::ensure(checkout, &pins)?;
     venv::ensure(checkout, &pins)?;
     derived::ensure(checkout, &pins)?;
     if all {

@@ -1,5 +1,6 @@
-//! Triton's own Python client, unchanged, over HTTP and over gRPC.
+//! Triton's own clients, unchanged: the Python client and the load generator, over HTTP and over gRPC.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -11,6 +12,8 @@ use tokio::time::timeout;
 const START: Duration = Duration::from_secs(60);
 /// Far longer than it takes: a client that hangs is a failure, too.
 const CLIENT: Duration = Duration::from_secs(120);
+/// What perf_analyzer measures each time.
+const REQUESTS: &str = "400";
 
 /// A server with the models of models/tiny under the names of their files, with `-` for `_`.
 struct Served {
@@ -96,5 +99,59 @@ async fn triton_s_python_client_stops_runs_and_streams() -> Result<()> {
             .ok_or_else(|| "it runs".to_owned())
     });
     ensure!(ended.await?.success());
+    Ok(())
+}
+
+/// Set-up leaves it out where there is none for the machine, and says so.
+fn perf_analyzer() -> Option<PathBuf> {
+    Checkout::artifact("tools/bin/perf_analyzer").ok()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn perf_analyzer_measures_a_model_over_http_and_grpc() -> Result<()> {
+    let Some(program) = perf_analyzer() else {
+        eprintln!("SKIPPED: perf_analyzer is not there; `cargo xtask setup` says why");
+        return Ok(());
+    };
+    let served = Served::start().await?;
+    let ways: [&[&str]; 4] = [
+        &["-i", "http", "-u", &served.http],
+        &[
+            "-i",
+            "http",
+            "-u",
+            &served.http,
+            "--async",
+            "--concurrency-range",
+            "4",
+        ],
+        &["-i", "grpc", "-u", &served.grpc],
+        &[
+            "-i",
+            "grpc",
+            "-u",
+            &served.grpc,
+            "--streaming",
+            "--concurrency-range",
+            "4",
+        ],
+    ];
+    for way in ways {
+        let mut client = Command::new(&program);
+        client
+            .args(["-m", "mlp", "--shape", "x:1,64"])
+            .args(["--request-count", REQUESTS])
+            .args(way);
+        let text = run(&mut client).await?;
+        ensure!(text.contains("Throughput: "), "{text}");
+    }
+    let all = ways.len() as u64 * REQUESTS.parse::<u64>()?;
+    let url = format!("http://{}/v2/models/mlp/stats", served.http);
+    let client = fleet_tests::http::plain()?;
+    let stats: serde_json::Value = client.get(url).send().await?.json().await?;
+    let stats = &stats["model_stats"][0]["inference_stats"];
+    let (success, fail) = (&stats["success"]["count"], &stats["fail"]["count"]);
+    ensure!(success.as_u64() >= Some(all), "{stats}");
+    ensure!(fail.as_u64() == Some(0), "{stats}");
     Ok(())
 }
