@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use serde::de::{self, SeqAccess, Visitor};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::onnx::{Dimension, Outline, ValueOutline};
@@ -42,12 +44,39 @@ pub(crate) enum GoldenRefusal {
         found: String,
         expected: &'static str,
     },
-    #[error("case {case}, {side} {name:?}: {expected} has no form in JSON")]
+    #[error(
+        "case {case}, {side} {name:?}: {expected} has no form in JSON, give its bytes as base64"
+    )]
     NoJsonForm {
         case: usize,
         side: Side,
         name: String,
         expected: &'static str,
+    },
+    #[error("case {case}, {side} {name:?}: give either data or base64")]
+    NoData {
+        case: usize,
+        side: Side,
+        name: String,
+    },
+    #[error("case {case}, {side} {name:?}: base64 cannot be read: {reason}")]
+    Base64 {
+        case: usize,
+        side: Side,
+        name: String,
+        reason: String,
+    },
+    #[error(
+        "case {case}, {side} {name:?}: {found} bytes are given, shape {shape:?} of {datatype} has {expected}"
+    )]
+    Bytes {
+        case: usize,
+        side: Side,
+        name: String,
+        found: u64,
+        expected: u64,
+        datatype: &'static str,
+        shape: Vec<i64>,
     },
     #[error("case {case}, {side} {name:?}: shape {found:?} does not fit the model's {expected}")]
     Shape {
@@ -114,10 +143,10 @@ struct Tensor {
     name: String,
     datatype: String,
     shape: Vec<i64>,
-    data: Elements,
+    data: Option<Elements>,
+    /// The bytes of the binary form instead.
+    base64: Option<String>,
     tolerance: Option<f64>,
-    #[serde(rename = "parameters")]
-    _parameters: Option<de::IgnoredAny>,
 }
 
 /// Checks the text of a golden file against a model.
@@ -198,14 +227,6 @@ fn fits(
             expected,
         });
     }
-    if matches!(expected, "FP16" | "BF16") {
-        return Err(GoldenRefusal::NoJsonForm {
-            case,
-            side,
-            name: name(),
-            expected,
-        });
-    }
     let shape = || tensor.shape.clone();
     let negative = tensor.shape.iter().any(|n| *n < 0);
     if negative
@@ -223,27 +244,72 @@ fn fits(
         });
     }
     let sizes = tensor.shape.iter().map(|n| u64::try_from(*n).unwrap_or(0));
-    let expected_count = sizes.fold(1_u64, u64::saturating_mul);
-    if tensor.data.count != expected_count {
-        return Err(GoldenRefusal::Count {
+    let count = sizes.fold(1_u64, u64::saturating_mul);
+    match (&tensor.data, &tensor.base64) {
+        (Some(_), None) if matches!(expected, "FP16" | "BF16") => Err(GoldenRefusal::NoJsonForm {
             case,
             side,
             name: name(),
-            found: tensor.data.count,
-            expected: expected_count,
-            shape: shape(),
-        });
-    }
-    match tensor.data.stranger(expected, side) {
-        None => Ok(()),
-        Some((found, expected)) => Err(GoldenRefusal::Element {
-            case,
-            side,
-            name: name(),
-            found,
             expected,
         }),
+        (Some(data), None) if data.count != count => Err(GoldenRefusal::Count {
+            case,
+            side,
+            name: name(),
+            found: data.count,
+            expected: count,
+            shape: shape(),
+        }),
+        (Some(data), None) => match data.stranger(expected) {
+            None => Ok(()),
+            Some((found, expected)) => Err(GoldenRefusal::Element {
+                case,
+                side,
+                name: name(),
+                found,
+                expected,
+            }),
+        },
+        (None, Some(text)) => {
+            let bytes = STANDARD.decode(text).map_err(|e| GoldenRefusal::Base64 {
+                case,
+                side,
+                name: name(),
+                reason: e.to_string(),
+            })?;
+            let found = bytes.len() as u64;
+            match element_bytes(expected).map(|size| count.saturating_mul(size)) {
+                Some(wanted) if wanted != found => Err(GoldenRefusal::Bytes {
+                    case,
+                    side,
+                    name: name(),
+                    found,
+                    expected: wanted,
+                    datatype: expected,
+                    shape: shape(),
+                }),
+                _ => Ok(()),
+            }
+        }
+        _ => Err(GoldenRefusal::NoData {
+            case,
+            side,
+            name: name(),
+        }),
     }
+}
+
+/// Bytes of an element; none for strings, whose lengths differ.
+fn element_bytes(datatype: &str) -> Option<u64> {
+    let bits = match datatype {
+        "BYTES" => return None,
+        "BOOL" => 8,
+        name => name
+            .trim_start_matches(|c: char| !c.is_ascii_digit())
+            .parse()
+            .ok()?,
+    };
+    Some(bits / 8)
 }
 
 fn takes(dims: &[Dimension], shape: &[i64]) -> bool {
@@ -288,22 +354,20 @@ struct Elements {
 
 impl Elements {
     /// A kind of element that the datatype does not have, and what it has.
-    fn stranger(&self, datatype: &str, side: Side) -> Option<(&'static str, &'static str)> {
-        let expected = match datatype {
-            "BYTES" => "string",
-            "BOOL" => "truth value",
-            "FP32" | "FP64" => "number",
-            _ => "integer",
+    fn stranger(&self, datatype: &str) -> Option<(&'static str, &'static str)> {
+        let (expected, float) = match datatype {
+            "BYTES" => ("string", false),
+            "BOOL" => ("truth value", false),
+            "FP32" | "FP64" => ("number", true),
+            _ => ("integer", false),
         };
-        let float = datatype.starts_with("FP");
         let strangers = [
             // 0 and 1 stand for truth values too.
             (self.integers && datatype == "BYTES", "a number"),
             (self.fractions && !float, "a fraction"),
             (self.bools && datatype != "BOOL", "a truth value"),
             (self.strings && datatype != "BYTES", "a string"),
-            // What is no number is written as null in an answer, and cannot be given to a model.
-            (self.nulls && !(float && side == Side::Output), "null"),
+            (self.nulls, "null"),
         ];
         let found = strangers.into_iter().find(|(is, _)| *is)?.1;
         Some((found, expected))

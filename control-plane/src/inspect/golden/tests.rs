@@ -31,7 +31,8 @@ const GOOD: &str = r#"{"tolerance": 1e-4, "cases": [{
         {"name": "x", "datatype": "FP32", "shape": [2, 2], "data": [[1, 2.5], [-3, 4e2]]},
         {"name": "word", "datatype": "BYTES", "shape": [1], "data": ["a"]}],
     "outputs": [
-        {"name": "y", "datatype": "FP32", "shape": [2, 1], "data": [0.5, null], "tolerance": 0},
+        {"name": "y", "datatype": "FP32", "shape": [2, 1], "data": [0.5, 7], "tolerance": 0},
+        {"name": "half", "datatype": "FP16", "shape": [1], "base64": "AAA="},
         {"name": "sure", "datatype": "BOOL", "shape": [], "data": [true]}]}]}"#;
 
 #[test]
@@ -63,10 +64,10 @@ fn says_what_does_not_fit_and_where() {
             "\"x\", \"datatype\": \"FP32\"",
             "\"x\", \"datatype\": \"FP64\"",
         ),
-        refusal(
-            "\"sure\", \"datatype\": \"BOOL\", \"shape\": []",
-            "\"half\", \"datatype\": \"FP16\", \"shape\": [1]",
-        ),
+        refusal("\"base64\": \"AAA=\"", "\"data\": [0]"),
+        refusal(", \"base64\": \"AAA=\"", ""),
+        refusal("AAA=", "AAAA"),
+        refusal("AAA=", "no base64"),
         refusal("[2, 2]", "[2, 3]"),
         refusal("[2, 2]", "[4]"),
         refusal("[2, 2]", "[-2, 2]"),
