@@ -66,7 +66,10 @@ impl WorkloadError {
         match &self.source {
             PrepareError::Store(_) => true,
             PrepareError::Handler(_) => false,
-            PrepareError::Model(error) => matches!(error, ModelError::EngineUnavailable { .. }),
+            PrepareError::Model(error) => matches!(
+                error,
+                ModelError::EngineUnavailable { .. } | ModelError::Memory { .. }
+            ),
         }
     }
 }
