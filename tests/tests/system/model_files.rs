@@ -4,6 +4,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use fleet_api::ids::Digest;
 use fleet_api::model_files::FileRole;
+use fleet_api::reported::Outcome;
 use fleet_api::rest::ArtifactSummary;
 use fleet_tests::{Edge, Fleet};
 use serde_json::{Value, json};
@@ -142,6 +143,39 @@ async fn files_that_no_generation_needs_leave_the_node() -> Result<()> {
     let folders = names.iter().filter(|name| name.ends_with(".files"));
     assert_eq!((names.len(), folders.count()), (8, 2), "{names:?}");
     assert!(!names.contains(&Digest::of(&weights(2.0)).hex().to_owned()));
+    fleet.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_that_breaks_its_golden_values_changes_nothing() -> Result<()> {
+    let mut fleet = one_node().await?;
+    let file = whole_model(&fleet, "one", 2.0)?.display().to_string();
+    fleet.edgectl.ok(["push", "model", "net:1", &file]).await?;
+    fleet.apply(&deployment(&entry("1"))).await?;
+    fleet.committed().await?;
+
+    // Whole in every part, and trained on something else.
+    let net = whole_model(&fleet, "two", 3.0)?;
+    std::fs::write(
+        net.with_file_name("net.golden.json"),
+        golden(5.0).to_string(),
+    )?;
+    let file = net.display().to_string();
+    fleet.edgectl.ok(["push", "model", "net:2", &file]).await?;
+    let both = format!("{}{}", entry("1"), entry("2"));
+    fleet.apply(&deployment(&both)).await?;
+    let node = fleet.reaches("n1", "failed").await?;
+    let reason = node.reason.context("a failure has a reason")?;
+    for word in ["net:2", "golden case 1", "'y'", "tolerance"] {
+        assert!(reason.contains(word), "{word:?} is not told: {reason}");
+    }
+    let reported = fleet.api()?.node("n1").await?.reported;
+    let reported = reported.context("the node has reported")?;
+    assert_eq!(reported.result, Some(Outcome::FailedNoChange));
+    let edge = fleet.edge("n1")?;
+    assert_eq!(scaled(edge, "net").await?, [2.0, 4.0, 6.0, 8.0]);
+    let (status, _) = edge.get("/v2/models/net/versions/2/ready").await?;
+    assert!(status >= 400, "it never became ready: {status}");
     fleet.finish().await
 }
 
