@@ -1,6 +1,8 @@
 """Pushes a file with oras, lists its tags, and pulls it again.
 
-usage: oras_push_pull.py REGISTRY CA TOKEN handlers|models NAME FILE OUTDIR
+usage: oras_push_pull.py REGISTRY CA TOKEN handlers|models NAME FILE OUTDIR [FILE:TYPE]...
+
+Further files go along as layers of their types.
 """
 
 import json
@@ -25,7 +27,7 @@ def client(registry, ca, token):
 
 
 def main():
-    registry, ca, token, kind, name, file, out = sys.argv[1:]
+    registry, ca, token, kind, name, file, out, *beside = sys.argv[1:]
     config_type, layer_type = TYPES[kind]
     target = f"{registry}/{kind}/{name}:{VERSION}"
     with tempfile.TemporaryDirectory() as folder:
@@ -33,7 +35,7 @@ def main():
         config.write_text(json.dumps({"created": "2026-01-01T00:00:00Z", "architecture": "wasm", "os": "wasip2"}))
         push = {
             "target": target,
-            "files": [f"{file}:{layer_type}"],
+            "files": [f"{file}:{layer_type}", *beside],
             "manifest_config": f"{config}:{config_type}",
             "disable_path_validation": True,
         }

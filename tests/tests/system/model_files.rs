@@ -14,7 +14,7 @@ use crate::fixtures::{identity_model, one_node, scaling_model, weights};
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// Golden values of a model that multiplies by `factor`.
-fn golden(factor: f32) -> Value {
+pub(crate) fn golden(factor: f32) -> Value {
     let tensor = |name: &str, factor: f32| {
         let data: Vec<_> = [1.0, 2.0, 3.0, 4.0].map(|n: f32| n * factor).into();
         json!({ "name": name, "datatype": "FP32", "shape": [4], "data": data })
