@@ -24,5 +24,6 @@ mod registry_clients;
 mod relay;
 mod silence;
 mod triton_clients;
+mod timed_runs;
 mod watch;
 mod whole_way;
