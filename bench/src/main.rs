@@ -20,6 +20,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use crate::handlers::HandlersArgs;
+use crate::inference::InferenceArgs;
 use crate::report::Report;
 
 /// Measures the edge runtime and the control plane on this machine.
@@ -65,10 +66,10 @@ enum What {
         /// Address to listen on.
         listen: std::net::SocketAddr,
     },
-    /// Time of an inference over HTTP.
-    Inference,
     /// How quickly bodies of inference requests are read.
     Codec,
+    /// Inference over HTTP beside other servers, and what a server has to do besides.
+    Inference(InferenceArgs),
     /// Records per second that are on disk before their answer.
     Ingest,
 }
@@ -88,8 +89,8 @@ async fn main() -> Result<()> {
         What::Aggressors => aggressors::measure(rounds, &mut report).await?,
         What::Many { count } => start::many(count.max(2), &mut report).await?,
         What::Handlers(args) => handlers::measure(rounds, &args, &mut report).await?,
-        What::Inference => inference::measure(rounds, &mut report).await?,
         What::Codec => codec::measure(rounds, &mut report)?,
+        What::Inference(args) => inference::measure(rounds, &args, &mut report).await?,
         What::Ingest => ingest::measure(rounds, &mut report).await?,
         What::Summary => {
             memory::measure(rounds, &mut report).await?;
@@ -101,7 +102,7 @@ async fn main() -> Result<()> {
                 plot: None,
             };
             handlers::measure(rounds, &args, &mut report).await?;
-            inference::measure(rounds, &mut report).await?;
+            inference::overhead::measure(rounds, &mut report).await?;
             ingest::measure(rounds, &mut report).await?;
         }
     }

@@ -39,7 +39,22 @@ impl Served {
         let mut all = vec!["serve", "--listen", &address, "--data-dir", &data_dir];
         all.extend(args);
         let program = Checkout::program("edge-runtime")?;
-        Self::start(&program, &all, &address, probe, &dir.join("log")).await
+        Self::start(&program, &all, &[], &address, probe, &dir.join("log")).await
+    }
+
+    /// Starts another server, which answers at `address`, with its files in `dir`.
+    pub(crate) async fn other(
+        program: &Path,
+        args: &[&str],
+        env: &[(&str, &str)],
+        address: &str,
+        probe: &str,
+        dir: TempDir,
+    ) -> Result<Self> {
+        let log = dir.path().join("log");
+        let mut new = Self::start(program, args, env, address, probe, &log).await?;
+        new._dir = Some(dir);
+        Ok(new)
     }
 
     /// What it has printed so far.
@@ -57,7 +72,15 @@ impl Served {
         let address = free_address()?;
         let mut all = vec!["serve", "--addr", &address, "-S", "cli,config"];
         all.extend(args);
-        let mut new = Self::start(&program, &all, &address, probe, &dir.path().join("log")).await?;
+        let mut new = Self::start(
+            &program,
+            &all,
+            &[],
+            &address,
+            probe,
+            &dir.path().join("log"),
+        )
+        .await?;
         new._dir = Some(dir);
         Ok(Some(new))
     }
@@ -68,7 +91,8 @@ impl Served {
         let address = free_address()?;
         let program = std::env::current_exe()?;
         let args = ["native", &address];
-        let mut new = Self::start(&program, &args, &address, "/", &dir.path().join("log")).await?;
+        let mut new =
+            Self::start(&program, &args, &[], &address, "/", &dir.path().join("log")).await?;
         new._dir = Some(dir);
         Ok(new)
     }
@@ -76,6 +100,7 @@ impl Served {
     async fn start(
         program: &Path,
         args: &[&str],
+        env: &[(&str, &str)],
         address: &str,
         probe: &str,
         log: &Path,
@@ -83,7 +108,7 @@ impl Served {
         let url = format!("http://{address}");
         let http = http::plain()?;
         let begun = Instant::now();
-        let mut process = Process::start("server", program, args, &[], log)?;
+        let mut process = Process::start("server", program, args, env, log)?;
         loop {
             if let Ok(answer) = http.get(format!("{url}{probe}")).send().await
                 && answer.status() == 200
@@ -110,18 +135,23 @@ impl Served {
         })
     }
 
-    /// Resident memory once it no longer changes, in MiB.
+    /// Its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Resident memory of it and its children once it no longer changes, in MiB.
     pub(crate) async fn settled_mib(&self) -> Result<f64> {
         settled_mib(self.process.id()).await
     }
 }
 
-/// Resident memory of a process once it no longer changes, in MiB.
+/// Resident memory of a process and its children once it no longer changes, in MiB.
 pub(crate) async fn settled_mib(pid: u32) -> Result<f64> {
     let mut last = 0;
     until("settled memory", Duration::from_secs(30), async || {
         tokio::time::sleep(Duration::from_secs(1)).await;
-        let now = resident_kib(pid).map_err(|e| format!("{e:#}"))?;
+        let now = tree_kib(pid).map_err(|e| format!("{e:#}"))?;
         let before = std::mem::replace(&mut last, now);
         if now == before {
             Ok(now as f64 / 1024.0)
@@ -132,7 +162,20 @@ pub(crate) async fn settled_mib(pid: u32) -> Result<f64> {
     .await
 }
 
-fn resident_kib(pid: u32) -> Result<u64> {
+fn tree_kib(pid: u32) -> Result<u64> {
+    let mut sum = resident_kib(pid)?;
+    // Children that a thread other than the first has started are listed with that thread.
+    for thread in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        let children = std::fs::read_to_string(thread?.path().join("children"))?;
+        for child in children.split_whitespace() {
+            sum += tree_kib(child.parse()?)?;
+        }
+    }
+    Ok(sum)
+}
+
+/// Resident memory of a process at this moment, in KiB.
+pub(crate) fn resident_kib(pid: u32) -> Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status
         .lines()
@@ -141,7 +184,8 @@ fn resident_kib(pid: u32) -> Result<u64> {
     Ok(line.trim().trim_end_matches(" kB").parse()?)
 }
 
-fn free_address() -> Result<String> {
+/// A loopback address that nobody listens on.
+pub(crate) fn free_address() -> Result<String> {
     Ok(std::net::TcpListener::bind("127.0.0.1:0")?
         .local_addr()?
         .to_string())
