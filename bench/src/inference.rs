@@ -19,6 +19,7 @@ mod cancel;
 mod handler;
 mod node;
 pub(crate) mod overhead;
+mod parsing;
 mod peers;
 mod size;
 mod swap;
@@ -60,6 +61,8 @@ enum Part {
     Batching,
     /// What HTTP costs.
     Overhead,
+    /// How quickly JSON is read.
+    Parsing,
     /// Runs that nobody waits for.
     Cancel,
     /// Versions that are exchanged.
@@ -71,10 +74,11 @@ enum Part {
 }
 
 impl Part {
-    const ALL: [Part; 7] = [
+    const ALL: [Part; 8] = [
         Part::Contest,
         Part::Batching,
         Part::Overhead,
+        Part::Parsing,
         Part::Cancel,
         Part::Swap,
         Part::Handler,
@@ -120,6 +124,9 @@ pub(crate) async fn measure(
     }
     if has(Part::Overhead) {
         overhead::measure(rounds, report).await?;
+    }
+    if has(Part::Parsing) {
+        parsing::measure(rounds, report).await?;
     }
     if has(Part::Cancel) {
         cancel::measure(report).await?;
