@@ -23,7 +23,7 @@ mod refused_starts;
 mod registry_clients;
 mod relay;
 mod silence;
-mod triton_clients;
 mod timed_runs;
+mod triton_clients;
 mod watch;
 mod whole_way;
