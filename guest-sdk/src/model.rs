@@ -2,10 +2,11 @@
 
 use std::fmt;
 
+pub use crate::capabilities::wasi::nn::tensor::TensorType;
 use crate::capabilities::wasi::nn::{
     errors::{Error, ErrorCode},
     graph::{self, Graph},
-    tensor::{Tensor as HostTensor, TensorType},
+    tensor::Tensor as HostTensor,
 };
 
 /// A model of the node.
@@ -77,6 +78,24 @@ impl Tensor {
             ty: TensorType::Fp32,
             data,
         }
+    }
+
+    /// A tensor of any type that wasi:nn has; `data` is its elements, little-endian and row-major.
+    #[must_use]
+    pub fn new(ty: TensorType, shape: Vec<u32>, data: Vec<u8>) -> Self {
+        Self { shape, ty, data }
+    }
+
+    /// Type of its elements.
+    #[must_use]
+    pub fn ty(&self) -> TensorType {
+        self.ty
+    }
+
+    /// Its elements, little-endian and row-major.
+    #[must_use]
+    pub fn data(&self) -> &[u8] {
+        &self.data
     }
 
     /// Size of each dimension.

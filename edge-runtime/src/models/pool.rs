@@ -21,7 +21,6 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::{sleep_until, timeout_at};
 
-use super::InferRequest;
 use super::backend::{Interrupt, RunError, StopReason};
 use super::batch::{self, Unbatchable};
 use super::card::Description;
@@ -32,7 +31,8 @@ use super::run::{self, Member, Outcome, Seat};
 use super::scheduler::{Scheduler, may_block};
 use super::shadow::Mirrors;
 use super::stats::{FailureReason, Stats};
-use super::tensor::TensorInfo;
+use super::tensor::{DataType, TensorInfo};
+use super::{InferRequest, Via};
 
 /// A run quicker than this costs less than handing it to another thread.
 const QUICK: Duration = Duration::from_micros(200);
@@ -136,9 +136,12 @@ impl LoadedModel {
     }
 
     /// Takes a request through queue and run.
-    pub(crate) async fn infer(self: &Arc<Self>, request: InferRequest) -> Outcome {
+    pub(crate) async fn infer(self: &Arc<Self>, mut request: InferRequest) -> Outcome {
         let came = Instant::now();
         self.stats.came(request.via);
+        if request.via == Via::Wasm {
+            self.tell_bools(&mut request);
+        }
         let abandoned = Abandoned { model: self, came };
         let mirrors = self.mirrors.load_full();
         let copied = mirrors
@@ -186,6 +189,19 @@ impl LoadedModel {
         }
         self.wait_and_run(request, rows, came, deadline, interrupt)
             .await
+    }
+
+    /// wasi:nn has no booleans: where the model takes some, its bytes are that.
+    fn tell_bools(&self, request: &mut InferRequest) {
+        let takes_bools = |name: &str| {
+            let input = self.inputs.iter().find(|input| input.name == name);
+            input.is_some_and(|input| input.datatype == DataType::Bool)
+        };
+        for input in &mut request.inputs {
+            if input.datatype == DataType::Uint8 && takes_bools(&input.name) {
+                input.datatype = DataType::Bool;
+            }
+        }
     }
 
     async fn wait_and_run(

@@ -1,11 +1,12 @@
 //! Runs the model `mlp` as often as `?runs=` says and answers how long a run
-//! took from within the handler: what wasi:nn costs.
+//! took from within the handler: what wasi:nn costs. With `?types` it hands
+//! bytes through the models `identity-<type>` and answers which came back.
 
 use std::time::{Duration, Instant};
 
 use guest_sdk::{
     http::{Handler, Request, Response},
-    model::{Model, ModelError, Tensor},
+    model::{Model, ModelError, Tensor, TensorType},
 };
 use serde_json::json;
 
@@ -17,6 +18,9 @@ struct InferTime;
 
 impl Handler for InferTime {
     fn handle(request: Request) -> Response {
+        if request.query("types").is_some() {
+            return Response::json(200, &types());
+        }
         let runs = request.query("runs").and_then(|runs| runs.parse().ok());
         let Some(runs) = runs.filter(|runs| (1..=MOST_RUNS).contains(runs)) else {
             let text = format!("ask with ?runs= and a number from 1 to {MOST_RUNS}");
@@ -41,6 +45,42 @@ fn time(runs: usize) -> Result<Vec<Duration>, ModelError> {
         times.push(begun.elapsed());
     }
     Ok(times)
+}
+
+/// For each type that wasi:nn has, and for BOOL, which goes as U8: "same", or
+/// what came instead.
+fn types() -> serde_json::Map<String, serde_json::Value> {
+    let all = [
+        ("fp16", TensorType::Fp16, 2),
+        ("fp32", TensorType::Fp32, 4),
+        ("fp64", TensorType::Fp64, 8),
+        ("bf16", TensorType::Bf16, 2),
+        ("uint8", TensorType::U8, 1),
+        ("int32", TensorType::I32, 4),
+        ("int64", TensorType::I64, 8),
+        ("bool", TensorType::U8, 1),
+    ];
+    let pass = |(name, ty, size): (&str, TensorType, usize)| {
+        // Ones and zeros are numbers in every type.
+        let data: Vec<u8> = (0..3 * size).map(|at| u8::from(at % 2 == 0)).collect();
+        let x = Tensor::new(ty, vec![3], data.clone());
+        let ran = Model::by_name(&format!("identity-{name}"))
+            .and_then(|model| model.run(vec![("x".to_owned(), x)]));
+        let came = match ran {
+            Ok(outputs) => {
+                let y = &outputs[0].1;
+                let same = y.ty() == ty && y.shape() == [3] && y.data() == data;
+                if same {
+                    "same".to_owned()
+                } else {
+                    format!("{y:?}")
+                }
+            }
+            Err(error) => error.to_string(),
+        };
+        (name.to_owned(), came.into())
+    };
+    all.into_iter().map(pass).collect()
 }
 
 /// The median, and the time that 99 of 100 runs do not exceed.

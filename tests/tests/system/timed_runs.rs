@@ -24,3 +24,25 @@ async fn a_handler_times_the_runs_of_a_model() -> Result<()> {
     }
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handler_hands_every_type_of_tensor_to_a_model() -> Result<()> {
+    let names = [
+        "fp16", "fp32", "fp64", "bf16", "uint8", "int32", "int64", "bool",
+    ];
+    let tiny = Checkout::root().join("models/tiny");
+    let models = names.map(|name| {
+        let file = tiny.join(format!("identity_{name}.onnx"));
+        format!("identity-{name}={}", file.display())
+    });
+    let module = Checkout::module("infer-time")?.display().to_string();
+    let flags = models.iter().flat_map(|model| ["--model", model]);
+    let args: Vec<&str> = flags.chain([module.as_str()]).collect();
+    let serve = Serve::start(&args).await?;
+    let url = format!("{}/?types", serve.url);
+    let came: Value = http::plain()?.get(url).send().await?.json().await?;
+    for name in names {
+        assert_eq!(came[name], "same", "{came}");
+    }
+    Ok(())
+}
