@@ -31,7 +31,7 @@ const EXPECTED: [(Outcome, usize); 8] = [
     (Outcome::NotRun, 2),
     (Outcome::Random, 0),
     (Outcome::Served, 1419),
-    (Outcome::ServedInJson, 1377),
+    (Outcome::ServedInJson, 1388),
     (Outcome::AsPublished, 1390),
 ];
 
@@ -182,10 +182,7 @@ async fn over_http(group: &[Ran], counts: &mut Counts, differing: &mut Vec<Strin
             counts.add(Outcome::Served, &ran.name);
         }
         let tensors = || ran.inputs.iter().chain(&ran.outputs);
-        if tensors().all(Tensor::has_json_form)
-            && ran.inputs.iter().all(Tensor::is_finite)
-            && same(wire::Form::Json).await?
-        {
+        if tensors().all(Tensor::has_json_form) && same(wire::Form::Json).await? {
             counts.add(Outcome::ServedInJson, &ran.name);
         }
     }
