@@ -1,7 +1,7 @@
 //! The Open Inference Protocol v2 over gRPC, with Triton's extensions to it. The methods are listed in
 //! [`Models::handle_grpc`].
 //!
-//! Inference takes the way of every request, through [`Models::infer`]. What describes the server and its models is
+//! Inference takes the way of every request, through the model's queue. What describes the server and its models is
 //! said once, by the resources of HTTP, and put into messages here.
 
 mod codec;
@@ -27,9 +27,11 @@ use tonic::codec::CompressionEncoding;
 use tonic::server::{Grpc, StreamingService, UnaryService};
 use tonic::{Code, Status, Streaming};
 
-use super::Models;
 use super::error::ModelError;
+use super::stats::FailureReason;
+use super::{InferResponse, Models, Via, classes};
 use codec::Protobuf;
+use inference::Asked;
 use messages::{
     Empty, InferParameter, ModelConfigResponse, ModelIndex, ModelInferRequest, ModelInferResponse,
     ModelMetadataResponse, ModelRequest, ModelStatisticsResponse, ModelStreamInferResponse,
@@ -143,12 +145,29 @@ impl Models {
         message: ModelInferRequest,
         deadline: Option<Instant>,
     ) -> Result<ModelInferResponse, Status> {
-        let name = message.model_name.clone();
-        let version = Some(message.model_version.clone()).filter(|version| !version.is_empty());
+        let (name, version) = (&message.model_name, &message.model_version);
+        let version = Some(version.as_str()).filter(|version| !version.is_empty());
+        // Kept, so that request and labels meet the same version when models are switched in between.
+        let model = self.find(name, version).map_err(status)?;
         let id = message.id.clone();
-        let request = inference::request(message, deadline).map_err(status)?;
-        let answer = self.infer(&name, version.as_deref(), request).await;
-        Ok(inference::response(answer.map_err(status)?, id))
+        let Asked { request, classes } = inference::request(message, deadline)
+            .inspect_err(|_| {
+                model.stats.came(Via::Grpc);
+                model.stats.failed(FailureReason::Other, Duration::ZERO);
+            })
+            .map_err(status)?;
+        let mut outputs = model.infer(request).await.map_err(status)?;
+        for (output, count) in classes {
+            for scores in outputs.iter_mut().filter(|scores| scores.name == output) {
+                *scores = classes::best(scores, count, &model.description).map_err(status)?;
+            }
+        }
+        let answer = InferResponse {
+            model: model.name.to_string(),
+            version: model.version.to_string(),
+            outputs,
+        };
+        Ok(inference::response(answer, id))
     }
 
     async fn ready(&self, path: &str) -> Result<ReadyResponse, Status> {

@@ -12,11 +12,19 @@ use crate::models::error::ModelError;
 use crate::models::tensor::{DataType, Tensor, TensorError, element_count, push_string};
 use crate::models::{InferRequest, InferResponse, Priority, Via};
 
+/// What a message asks for.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) request: InferRequest,
+    /// Outputs whose best classes are wanted in place of all scores, and how many of them.
+    pub(super) classes: Vec<(String, usize)>,
+}
+
 /// Takes a message apart. The run ends at `deadline`, or before by the parameter `timeout`.
 pub(super) fn request(
     message: ModelInferRequest,
     deadline: Option<Instant>,
-) -> Result<InferRequest, ModelError> {
+) -> Result<Asked, ModelError> {
     let raw = message.raw_input_contents;
     let (given, expected) = (raw.len(), message.inputs.len());
     if given != 0 && given != expected {
@@ -32,23 +40,24 @@ pub(super) fn request(
     let timeout = timeout.and_then(|us| Instant::now().checked_add(Duration::from_micros(us)));
     let priority = number(&message.parameters, "priority")?.unwrap_or(0);
     let mut outputs = Vec::with_capacity(message.outputs.len());
+    let mut classes = Vec::new();
     for output in message.outputs {
-        if output.parameters.contains_key("classification") {
-            return Err(ModelError::Request(format!(
-                "output '{}' is asked for as a classification, which is served over HTTP only",
-                output.name
-            )));
+        let count = number(&output.parameters, "classification")?.unwrap_or(0);
+        if count > 0 {
+            let count = usize::try_from(count).unwrap_or(usize::MAX);
+            classes.push((output.name.clone(), count));
         }
         refuse_shared_memory("output", &output.name, &output.parameters)?;
         outputs.push(output.name);
     }
-    Ok(InferRequest {
+    let request = InferRequest {
         inputs: inputs.collect::<Result<_, _>>()?,
         outputs,
         via: Via::Grpc,
         deadline: deadline.into_iter().chain(timeout).min(),
         priority: Priority::new(u32::try_from(priority).unwrap_or(u32::MAX)),
-    })
+    };
+    Ok(Asked { request, classes })
 }
 
 /// Puts an answer together.
@@ -272,8 +281,8 @@ mod tests {
             ..ModelInferRequest::default()
         };
         let both = request(message.clone(), Some(soon)).unwrap();
-        assert_eq!(both.deadline, Some(soon));
-        let own = request(message, None).unwrap().deadline.unwrap();
+        assert_eq!(both.request.deadline, Some(soon));
+        let own = request(message, None).unwrap().request.deadline.unwrap();
         assert!(own > soon + Duration::from_secs(3000));
     }
 
