@@ -168,6 +168,21 @@ def compressed(http, grpc):
             )
 
 
+def classified(http, grpc):
+    x = np.linspace(-1, 1, 128, dtype=np.float32).reshape(2, 64)
+    for kind, server in ((over_http, http), (over_grpc, grpc)):
+        scores = server.infer("mlp", [tensor(kind, "x", x)]).as_numpy("y")
+        best = server.infer(
+            "mlp", [tensor(kind, "x", x)], outputs=[kind.InferRequestedOutput("y", class_count=3)]
+        ).as_numpy("y")
+        assert best.shape == (2, 3), best
+        for row, classes in zip(scores, best):
+            given = [entry.decode().split(":") for entry in classes]
+            order = np.argsort(-row, kind="stable")[:3]
+            assert [int(index) for _, index in given] == list(order), (given, row)
+            assert np.allclose([float(score) for score, _ in given], row[order]), (given, row)
+
+
 def faulted(http, grpc):
     def infer(server, kind, model, name, array, datatype=None, **options):
         return lambda: server.infer(model, [tensor(kind, name, array, datatype)], **options)
@@ -301,7 +316,7 @@ def crowded(http, grpc):
 def main():
     http = client(over_http, sys.argv[1])
     grpc = client(over_grpc, sys.argv[2])
-    cases = {case.__name__: case for case in (described, counted, inferred, compressed, faulted, stopped, streamed, drained, crowded)}
+    cases = {case.__name__: case for case in (described, counted, inferred, compressed, classified, faulted, stopped, streamed, drained, crowded)}
     for case in sys.argv[3:]:
         try:
             cases[case](http, grpc)

@@ -82,7 +82,15 @@ async fn python(served: &Served, cases: &[&str]) -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn triton_s_python_client_is_served_over_http_and_grpc() -> Result<()> {
     let served = Served::start().await?;
-    let cases = ["described", "counted", "inferred", "faulted", "crowded"];
+    let cases = [
+        "described",
+        "counted",
+        "inferred",
+        "compressed",
+        "classified",
+        "faulted",
+        "crowded",
+    ];
     python(&served, &cases).await
 }
 
