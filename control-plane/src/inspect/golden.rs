@@ -53,6 +53,12 @@ pub(crate) enum GoldenRefusal {
         name: String,
         expected: &'static str,
     },
+    #[error("case {case}, {side} {name:?}: data is no array, and the shape is not []")]
+    NoArray {
+        case: usize,
+        side: Side,
+        name: String,
+    },
     #[error("case {case}, {side} {name:?}: give either data or base64")]
     NoData {
         case: usize,
@@ -143,7 +149,7 @@ struct Tensor {
     name: String,
     datatype: String,
     shape: Vec<i64>,
-    data: Option<Elements>,
+    data: Option<Element>,
     /// The bytes of the binary form instead.
     base64: Option<String>,
     tolerance: Option<f64>,
@@ -252,7 +258,14 @@ fn fits(
             name: name(),
             expected,
         }),
-        (Some(data), None) if data.count != count => Err(GoldenRefusal::Count {
+        (Some(Element(data)), None) if !data.array && !tensor.shape.is_empty() => {
+            Err(GoldenRefusal::NoArray {
+                case,
+                side,
+                name: name(),
+            })
+        }
+        (Some(Element(data)), None) if data.count != count => Err(GoldenRefusal::Count {
             case,
             side,
             name: name(),
@@ -260,7 +273,7 @@ fn fits(
             expected: count,
             shape: shape(),
         }),
-        (Some(data), None) => match data.stranger(expected) {
+        (Some(Element(data)), None) => match data.stranger(expected) {
             None => Ok(()),
             Some((found, expected)) => Err(GoldenRefusal::Element {
                 case,
@@ -341,14 +354,21 @@ fn datatype(element: i32) -> Option<&'static str> {
     })
 }
 
+/// Numbers that JSON does not have, as answers give them.
+const WORDS: [&str; 3] = ["NaN", "Infinity", "-Infinity"];
+
 /// What a tensor's data is made of, counted while it is read: flat or nested like the shape.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Elements {
     count: u64,
+    /// Whether it stands in brackets; a scalar may go without.
+    array: bool,
     fractions: bool,
     integers: bool,
     bools: bool,
     strings: bool,
+    /// Strings that may stand for numbers.
+    words: bool,
     nulls: bool,
 }
 
@@ -367,6 +387,7 @@ impl Elements {
             (self.fractions && !float, "a fraction"),
             (self.bools && datatype != "BOOL", "a truth value"),
             (self.strings && datatype != "BYTES", "a string"),
+            (self.words && datatype != "BYTES" && !float, "a string"),
             (self.nulls, "null"),
         ];
         let found = strangers.into_iter().find(|(is, _)| *is)?.1;
@@ -379,27 +400,8 @@ impl Elements {
         self.integers |= other.integers;
         self.bools |= other.bools;
         self.strings |= other.strings;
+        self.words |= other.words;
         self.nulls |= other.nulls;
-    }
-}
-
-impl<'de> Deserialize<'de> for Elements {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Array;
-        impl<'de> Visitor<'de> for Array {
-            type Value = Elements;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an array of a tensor's elements")
-            }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Elements, A::Error> {
-                let mut all = Elements::default();
-                while let Some(Element(item)) = items.next_element()? {
-                    all.add(&item);
-                }
-                Ok(all)
-            }
-        }
-        deserializer.deserialize_seq(Array)
     }
 }
 
@@ -434,14 +436,20 @@ impl<'de> Deserialize<'de> for Element {
             fn visit_f64<E>(self, _: f64) -> Result<Element, E> {
                 Ok(one(|e| e.fractions = true))
             }
-            fn visit_str<E>(self, _: &str) -> Result<Element, E> {
-                Ok(one(|e| e.strings = true))
+            fn visit_str<E>(self, text: &str) -> Result<Element, E> {
+                Ok(one(|e| {
+                    let word = WORDS.contains(&text);
+                    (e.words, e.strings) = (word, !word);
+                }))
             }
             fn visit_unit<E>(self) -> Result<Element, E> {
                 Ok(one(|e| e.nulls = true))
             }
             fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Element, A::Error> {
-                let mut all = Elements::default();
+                let mut all = Elements {
+                    array: true,
+                    ..Elements::default()
+                };
                 while let Some(Element(item)) = items.next_element()? {
                     all.add(&item);
                 }
