@@ -36,6 +36,7 @@ pub(super) fn request(
     let mut raw = raw.into_iter();
     let inputs = message.inputs.into_iter();
     let inputs = inputs.map(|input| tensor(input, raw.next()));
+    refuse_sequences(&message.parameters)?;
     let timeout = number(&message.parameters, "timeout")?.filter(|us| *us > 0);
     let timeout = timeout.and_then(|us| Instant::now().checked_add(Duration::from_micros(us)));
     let priority = number(&message.parameters, "priority")?.unwrap_or(0);
@@ -222,6 +223,19 @@ fn number(parameters: &Parameters, name: &str) -> Result<Option<u64>, ModelError
     number
         .map(Some)
         .ok_or_else(|| ModelError::Request(format!("parameter '{name}' is no integer from 0 up")))
+}
+
+/// 0 and "" stand for none.
+fn refuse_sequences(parameters: &Parameters) -> Result<(), ModelError> {
+    let id = parameters.get("sequence_id");
+    match id.and_then(|id| id.choice.as_ref()) {
+        None | Some(ParameterChoice::Int64(0) | ParameterChoice::Uint64(0)) => Ok(()),
+        Some(ParameterChoice::String(id)) if id.is_empty() => Ok(()),
+        Some(_) => Err(ModelError::Request(
+            "sequence_id is set, but models keep no state between requests here; send it as inputs"
+                .into(),
+        )),
+    }
 }
 
 fn refuse_shared_memory(kind: &str, name: &str, parameters: &Parameters) -> Result<(), ModelError> {

@@ -196,6 +196,15 @@ async fn faults_have_the_code_of_who_is_at_fault() {
         )]),
         ..slow(1_000_000_000)
     };
+    let sequence = ModelInferRequest {
+        parameters: HashMap::from([(
+            "sequence_id".to_owned(),
+            InferParameter {
+                choice: Some(ParameterChoice::Int64(7)),
+            },
+        )]),
+        ..request("pair", vec![])
+    };
     let version = ModelInferRequest {
         model_version: "2".to_owned(),
         ..request("pair", vec![])
@@ -237,6 +246,7 @@ async fn faults_have_the_code_of_who_is_at_fault() {
             Code::InvalidArgument,
             "shared memory",
         ),
+        (sequence, Code::InvalidArgument, "keep no state"),
         (index, Code::InvalidArgument, "cannot run on this input"),
         (
             late,
