@@ -67,9 +67,14 @@ def refused(code, *parts, call):
         raise AssertionError(f"not refused, expected {parts}")
 
 
-def described(http, grpc):
+def live(http, grpc):
     for server in (http, grpc):
         assert server.is_server_live() and server.is_server_ready()
+
+
+def described(http, grpc):
+    live(http, grpc)
+    for server in (http, grpc):
         assert server.is_model_ready("mlp") and server.is_model_ready("mlp", "1")
         assert not server.is_model_ready("absent") and not server.is_model_ready("mlp", "2")
     as_json = {"as_json": True}
@@ -316,7 +321,7 @@ def crowded(http, grpc):
 def main():
     http = client(over_http, sys.argv[1])
     grpc = client(over_grpc, sys.argv[2])
-    cases = {case.__name__: case for case in (described, counted, inferred, compressed, classified, faulted, stopped, streamed, drained, crowded)}
+    cases = {case.__name__: case for case in (live, described, counted, inferred, compressed, classified, faulted, stopped, streamed, drained, crowded)}
     for case in sys.argv[3:]:
         try:
             cases[case](http, grpc)

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use fleet_tests::serve::printed;
-use fleet_tests::{Checkout, Serve, until};
+use fleet_tests::{Checkout, Fleet, Serve, until};
 use tokio::process::Command;
 use tokio::time::timeout;
 
@@ -108,6 +108,26 @@ async fn triton_s_python_client_stops_runs_and_streams() -> Result<()> {
     });
     ensure!(ended.await?.success());
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_of_a_fleet_serves_grpc_where_its_configuration_says() -> Result<()> {
+    let mut fleet = Fleet::start().await?;
+    let edge = fleet.join("n1", &[]).await?;
+    edge.configure("[grpc]\nlisten = \"127.0.0.1:0\"");
+    edge.start().await?;
+    let announced = std::fs::read(edge.data_dir().join("endpoint.json"))?;
+    let announced: serde_json::Value = serde_json::from_slice(&announced)?;
+    let grpc = announced["grpc"].as_str().context("it serves gRPC")?;
+    let http = edge.url();
+    let http = http.strip_prefix("http://").context("an address")?;
+    let mut client = Command::new(Checkout::artifact("venv/bin/python")?);
+    let client = client
+        .arg(Checkout::root().join("tests/clients/triton_client.py"))
+        .args([http, grpc, "live"]);
+    let text = run(client).await?;
+    ensure!(text.contains("live: passed"), "{text}");
+    fleet.finish().await
 }
 
 /// Set-up leaves it out where there is none for the machine, and says so.
