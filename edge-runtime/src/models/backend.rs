@@ -74,6 +74,9 @@ pub(crate) enum RunError {
     /// The interrupt was stopped.
     #[error("stopped")]
     Stopped,
+    /// It took longer than whoever began it had patience for; it may be run again.
+    #[error("slower than expected")]
+    TooSlow,
     /// The engine refused these inputs.
     #[error("{0}")]
     Refused(String),
@@ -101,6 +104,7 @@ pub(crate) struct Interrupt {
 #[derive(Default)]
 struct InterruptState {
     reason: Option<StopReason>,
+    nudged: bool,
     stop: Option<Box<dyn Fn() + Send>>,
 }
 
@@ -116,6 +120,25 @@ impl Interrupt {
         }
     }
 
+    /// Ends the run that is under way, if there is one, and only that one.
+    pub(crate) fn nudge(&self) {
+        let mut state = self.state();
+        if let Some(stop) = &state.stop {
+            stop();
+            state.nudged = true;
+        }
+    }
+
+    /// What the error of a run that is over comes from, if it comes from here.
+    pub(crate) fn cause(&self) -> Option<RunError> {
+        let mut state = self.state();
+        let nudged = std::mem::take(&mut state.nudged);
+        match state.reason {
+            Some(_) => Some(RunError::Stopped),
+            None => nudged.then_some(RunError::TooSlow),
+        }
+    }
+
     /// Why it was stopped, if it was.
     pub(crate) fn reason(&self) -> Option<StopReason> {
         self.state().reason
@@ -128,6 +151,7 @@ impl Interrupt {
             return false;
         }
         state.stop = Some(Box::new(stop));
+        state.nudged = false;
         true
     }
 
@@ -155,6 +179,21 @@ mod tests {
         interrupt.stop(StopReason::Deadline);
         assert!(!interrupt.arm(|| panic!("must not be kept")));
         assert_eq!(interrupt.reason(), Some(StopReason::Abandoned));
+    }
+
+    #[test]
+    fn a_nudge_ends_one_run_and_the_next_may_begin() {
+        let interrupt = Interrupt::default();
+        interrupt.nudge();
+        assert!(interrupt.cause().is_none(), "nothing was under way");
+        assert!(interrupt.arm(|| ()));
+        interrupt.nudge();
+        interrupt.disarm();
+        assert!(matches!(interrupt.cause(), Some(RunError::TooSlow)));
+        assert!(interrupt.arm(|| ()) && interrupt.cause().is_none());
+        interrupt.stop(StopReason::Abandoned);
+        interrupt.nudge();
+        assert!(matches!(interrupt.cause(), Some(RunError::Stopped)));
     }
 
     #[test]

@@ -43,7 +43,7 @@ impl Coding {
 
     fn from_name(name: &str) -> Option<Coding> {
         let is = |known: &&str| name.eq_ignore_ascii_case(known);
-        if ["gzip", "x-gzip"].iter().any(|known| is(known)) {
+        if ["gzip", "x-gzip"].iter().any(is) {
             Some(Coding::Gzip)
         } else {
             is(&"deflate").then_some(Coding::Deflate)

@@ -100,7 +100,7 @@ pub(crate) fn read(path: &Path) -> Result<Vec<Case>, GoldenError> {
         let inputs = body.inputs.into_iter().map(|input| tensor("input", input));
         let outputs = body.outputs.into_iter().map(|output| {
             let tolerance = output.tolerance.unwrap_or(file.tolerance);
-            if !(tolerance >= 0.0) {
+            if tolerance.is_nan() || tolerance < 0.0 {
                 return Err(format!(
                     "the tolerance of output '{}' is {tolerance}",
                     output.name

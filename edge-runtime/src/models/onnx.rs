@@ -318,8 +318,10 @@ impl Session for OnnxSession {
             let outputs = self.session.run_with_options(values, &options.0);
             if let Some(interrupt) = interrupt {
                 interrupt.disarm();
-                if outputs.is_err() && interrupt.reason().is_some() {
-                    return Err(RunError::Stopped);
+                if outputs.is_err()
+                    && let Some(cause) = interrupt.cause()
+                {
+                    return Err(cause);
                 }
             }
             outputs

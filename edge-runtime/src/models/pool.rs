@@ -27,7 +27,7 @@ use super::card::Description;
 use super::dispatch::{BatchRule, Full, LaneId, LaneRule};
 use super::error::ModelError;
 use super::memory::{self, Measured, Memory, Residence, State};
-use super::run::{self, Member, Outcome, Seat};
+use super::run::{self, Impatient, Member, Outcome, Seat};
 use super::scheduler::{Scheduler, may_block};
 use super::shadow::Mirrors;
 use super::stats::{FailureReason, Stats};
@@ -173,18 +173,24 @@ impl LoadedModel {
         let interrupt = Arc::new(Interrupt::default());
         if let Some(session) = seized {
             let mut seat = Seat::new(Arc::clone(self), session);
-            if self.is_quick() && Handle::try_current().is_ok_and(|runtime| may_block(&runtime)) {
-                return run_here(&mut seat, &request, came, &interrupt);
+            if self.is_quick()
+                && Handle::try_current().is_ok_and(|runtime| may_block(&runtime))
+                && let Ok(outcome) = run_here(&mut seat, &request, came, &interrupt)
+            {
+                return outcome;
             }
             // The seat goes along; dropped before the thread has it, it is free again.
             let stop = StopOnDrop(Arc::clone(&interrupt));
             let (reply, outcome) = oneshot::channel();
-            self.scheduler.spawn(move || {
-                let outcome = seat.run_alone(&request, came, &interrupt);
-                let next = seat.leave();
-                let _ = reply.send(outcome);
-                next.into_iter().for_each(run::work_off);
-            });
+            let member = Member {
+                model: Arc::clone(self),
+                request,
+                rows,
+                came,
+                interrupt,
+                reply,
+            };
+            self.scheduler.spawn(move || run::run_slowly(seat, member));
             return self.outcome(outcome, deadline, stop).await;
         }
         self.wait_and_run(request, rows, came, deadline, interrupt)
@@ -337,7 +343,7 @@ impl LoadedModel {
         let name = self.name.to_string();
         match error {
             // If it was abandoned, nobody reads this.
-            RunError::Stopped => ModelError::Deadline { name },
+            RunError::Stopped | RunError::TooSlow => ModelError::Deadline { name },
             RunError::Refused(reason) => ModelError::Refused { name, reason },
             RunError::Failed(reason) => ModelError::Failed { name, reason },
         }
@@ -383,9 +389,9 @@ fn run_here(
     request: &InferRequest,
     came: Instant,
     interrupt: &Arc<Interrupt>,
-) -> Outcome {
+) -> Result<Outcome, Impatient> {
     let bytes: usize = request.inputs.iter().map(|input| input.data.len()).sum();
-    let mut run = || seat.run_alone(request, came, interrupt);
+    let mut run = || seat.run_here(request, came, interrupt);
     if bytes <= SMALL_BYTES {
         run()
     } else {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
@@ -14,6 +14,13 @@ use super::error::ModelError;
 use super::pool::LoadedModel;
 use super::scheduler::Begin;
 use super::tensor::Tensor;
+
+/// How long a worker computes at most; its other tasks wait for that long.
+pub(crate) const PATIENCE: Duration = Duration::from_millis(10);
+
+/// A run took longer than a worker can be held up.
+#[derive(Debug)]
+pub(crate) struct Impatient;
 
 /// What a run gives one of its requests.
 pub(crate) type Outcome = Result<Vec<Tensor>, ModelError>;
@@ -85,20 +92,55 @@ impl Seat {
         came: Instant,
         interrupt: &Arc<Interrupt>,
     ) -> Outcome {
+        self.run_within(request, came, interrupt, None)
+            .unwrap_or_else(|Impatient| Err(self.model.run_error(RunError::Stopped)))
+    }
+
+    /// Runs one request, but not for longer than a worker can be held up. After that it is to be run on an inference
+    /// thread, from the start: runs have no effect but their outputs.
+    pub(crate) fn run_here(
+        &mut self,
+        request: &InferRequest,
+        came: Instant,
+        interrupt: &Arc<Interrupt>,
+    ) -> Result<Outcome, Impatient> {
+        let ran = self.run_within(request, came, interrupt, Some(PATIENCE));
+        if ran.is_err() {
+            self.model.learn_pace(PATIENCE);
+        }
+        ran
+    }
+
+    fn run_within(
+        &mut self,
+        request: &InferRequest,
+        came: Instant,
+        interrupt: &Arc<Interrupt>,
+        patience: Option<Duration>,
+    ) -> Result<Outcome, Impatient> {
         let began = Instant::now();
-        let watched = request.deadline.map(|deadline| {
-            let interrupt = Arc::clone(interrupt);
-            self.model.scheduler.watch(deadline, interrupt)
-        });
+        let scheduler = Arc::clone(&self.model.scheduler);
+        let until = patience.map(|patience| began + patience);
+        let watched = match (request.deadline, until) {
+            (Some(deadline), until) if until.is_none_or(|until| deadline <= until) => {
+                Some(scheduler.watch(deadline, Arc::clone(interrupt)))
+            }
+            (_, Some(until)) => Some(scheduler.watch_once(until, Arc::clone(interrupt))),
+            (_, None) => None,
+        };
         let ran = self.run(&request.inputs, &request.outputs, interrupt);
         drop(watched);
-        let ran = ran.map_err(|error| self.model.run_error(error))?;
+        let ran = match ran {
+            Ok(ran) => ran,
+            Err(RunError::TooSlow) => return Err(Impatient),
+            Err(error) => return Ok(Err(self.model.run_error(error))),
+        };
         self.model.learn_pace(ran.infer);
         let rows = batch::rows(request).filter(|_| self.model.batches());
         self.model
             .stats
             .ran(&[began - came], rows.unwrap_or(1), &ran);
-        Ok(ran.outputs)
+        Ok(Ok(ran.outputs))
     }
 
     /// Runs several requests at once; each has its own outcome.
@@ -113,7 +155,7 @@ impl Seat {
             Ok(ran) => ran,
             // One of them may hold what the model refuses; the others must not suffer for it.
             Err(RunError::Refused(_)) => return self.run_each(members),
-            Err(RunError::Stopped) => {
+            Err(RunError::Stopped | RunError::TooSlow) => {
                 return self.outcomes(members, || self.model.run_error(RunError::Stopped));
             }
             Err(RunError::Failed(reason)) => {
@@ -200,6 +242,15 @@ impl Drop for Shared<'_> {
 
 /// Runs a start and answers its requests. What it gives back is to be run next.
 fn execute(start: Begin) -> Option<Begin> {
+    let (mut seat, members) = take_seat(start)?;
+    let outcomes = match &members[..] {
+        [only] => vec![seat.run_alone(&only.request, only.came, &only.interrupt)],
+        several => seat.run_batch(several),
+    };
+    answer(seat, members, outcomes)
+}
+
+fn take_seat(start: Begin) -> Option<(Seat, Vec<Member>)> {
     let Start {
         lane,
         session,
@@ -207,11 +258,10 @@ fn execute(start: Begin) -> Option<Begin> {
     } = start;
     let model = Arc::clone(&members.first()?.model);
     debug_assert_eq!(lane, model.lane);
-    let mut seat = Seat::new(model, session);
-    let outcomes = match &members[..] {
-        [only] => vec![seat.run_alone(&only.request, only.came, &only.interrupt)],
-        several => seat.run_batch(several),
-    };
+    Some((Seat::new(model, session), members))
+}
+
+fn answer(seat: Seat, members: Vec<Member>, outcomes: Vec<Outcome>) -> Option<Begin> {
     // Session and core are free before anybody hears of the outcome.
     let next = seat.leave();
     for (member, outcome) in members.into_iter().zip(outcomes) {
@@ -229,13 +279,28 @@ pub(crate) fn work_off(start: Begin) {
     }
 }
 
-/// Runs a start of a quick model; what comes after it is another task, so that this worker's other tasks have their turn.
+/// Runs a start of one request to a quick model; what comes after it is another task, so that this worker's other tasks
+/// have their turn. If it proves slow, it goes to an inference thread.
 pub(crate) fn work_off_as_task(start: Begin) {
-    let Some(first) = start.members.first() else {
+    let Some((mut seat, mut members)) = take_seat(start) else {
         return;
     };
-    let scheduler = Arc::clone(&first.model.scheduler);
-    if let Some(next) = execute(start) {
-        scheduler.begin(next);
+    let Some(only) = members.pop() else { return };
+    let scheduler = Arc::clone(&only.model.scheduler);
+    match seat.run_here(&only.request, only.came, &only.interrupt) {
+        Ok(outcome) => {
+            if let Some(next) = answer(seat, vec![only], vec![outcome]) {
+                scheduler.begin(next);
+            }
+        }
+        Err(Impatient) => scheduler.spawn(move || run_slowly(seat, only)),
+    }
+}
+
+/// Runs a request on a seat that is held already, and what comes after it. Blocks.
+pub(crate) fn run_slowly(mut seat: Seat, only: Member) {
+    let outcome = seat.run_alone(&only.request, only.came, &only.interrupt);
+    if let Some(next) = answer(seat, vec![only], vec![outcome]) {
+        work_off(next);
     }
 }

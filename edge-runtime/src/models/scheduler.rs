@@ -69,7 +69,7 @@ impl Scheduler {
     /// Begins a run: a quick one as a task of this runtime, where it costs no switch of threads, any other on an
     /// inference thread.
     pub(crate) fn begin(&self, start: Begin) {
-        let quick = start.members.iter().all(|member| member.model.is_quick());
+        let quick = matches!(&start.members[..], [only] if only.model.is_quick());
         match Handle::try_current() {
             Ok(runtime) if quick && may_block(&runtime) => {
                 runtime.spawn(async move { run::work_off_as_task(start) });
@@ -95,7 +95,12 @@ impl Scheduler {
 
     /// Stops `interrupt` at `deadline`, unless the returned guard is dropped before.
     pub(crate) fn watch(&self, deadline: Instant, interrupt: Arc<Interrupt>) -> Watched {
-        self.watchdog.watch(deadline, interrupt)
+        self.watchdog.watch(deadline, Alarm::Stop(interrupt))
+    }
+
+    /// Ends the run of `interrupt` that is under way at `at`, unless the returned guard is dropped before.
+    pub(crate) fn watch_once(&self, at: Instant, interrupt: Arc<Interrupt>) -> Watched {
+        self.watchdog.watch(at, Alarm::Nudge(interrupt))
     }
 }
 
@@ -139,9 +144,23 @@ struct Watchdog {
     woken: Condvar,
 }
 
+enum Alarm {
+    Stop(Arc<Interrupt>),
+    Nudge(Arc<Interrupt>),
+}
+
+impl Alarm {
+    fn go_off(self) {
+        match self {
+            Alarm::Stop(interrupt) => interrupt.stop(StopReason::Deadline),
+            Alarm::Nudge(interrupt) => interrupt.nudge(),
+        }
+    }
+}
+
 #[derive(Default)]
 struct WatchState {
-    pending: BTreeMap<(Instant, u64), Arc<Interrupt>>,
+    pending: BTreeMap<(Instant, u64), Alarm>,
     next_id: u64,
     /// When the thread wakes by itself; a deadline after that need not wake it.
     wakes_at: Option<Instant>,
@@ -149,11 +168,11 @@ struct WatchState {
 }
 
 impl Watchdog {
-    fn watch(self: &Arc<Self>, deadline: Instant, interrupt: Arc<Interrupt>) -> Watched {
+    fn watch(self: &Arc<Self>, deadline: Instant, alarm: Alarm) -> Watched {
         let mut state = self.state();
         let key = (deadline, state.next_id);
         state.next_id += 1;
-        state.pending.insert(key, interrupt);
+        state.pending.insert(key, alarm);
         let wake = state.wakes_at.is_none_or(|at| deadline < at);
         drop(state);
         if wake {
@@ -174,7 +193,7 @@ impl Watchdog {
                 .first_entry()
                 .filter(|first| first.key().0 <= now)
             {
-                due.remove().stop(StopReason::Deadline);
+                due.remove().go_off();
             }
             state.wakes_at = state
                 .pending

@@ -230,6 +230,35 @@ async fn a_deadline_also_stops_a_run_on_the_callers_thread() {
     assert!(matches!(error, ModelError::Deadline { .. }), "{error}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_run_that_proves_slow_gives_the_worker_back_and_ends_on_another_thread() {
+    let models = serving(ModelsConfig::default(), &["slow"]).await;
+    let model = models.find("slow", None).unwrap();
+    while !model.is_quick() {
+        models.infer("slow", None, slow(0)).await.unwrap();
+    }
+    let running = tokio::spawn({
+        let models = models.clone();
+        async move { models.infer("slow", None, slow(ENDLESS)).await }
+    });
+    // There is one worker: this goes on only if the run does not hold it.
+    eventually("the pace is known", || !model.is_quick()).await;
+    assert_eq!(model.pending(), 1);
+    running.abort();
+    eventually("the session is free", || model.pending() == 0).await;
+    // One that takes longer than a worker waits has the same result as any other.
+    while !model.is_quick() {
+        models.infer("slow", None, slow(0)).await.unwrap();
+    }
+    let outputs = models
+        .infer("slow", None, slow(1000))
+        .await
+        .unwrap()
+        .outputs;
+    assert_eq!(outputs[0].shape, [128, 128]);
+    assert!(!model.is_quick());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_caller_that_goes_away_stops_its_run() {
     let models = serving(ModelsConfig::default(), &["slow"]).await;
