@@ -227,37 +227,42 @@ fn fitted(picture: &Picture, card: &ImageCard) -> Vec<f32> {
 
 /// Pixels as the model takes them: its channels in its order, normalized.
 fn normalized(canvas: &[f32], channels: usize, card: &ImageCard) -> Bytes {
-    let size = card.width * card.height;
-    let wanted = card.color.channels();
-    let value = |pixel: usize, channel: usize| {
-        let from = &canvas[pixel * channels..(pixel + 1) * channels];
-        match (card.color, from) {
-            (Color::Gray, [red, green, blue]) => 0.299 * red + 0.587 * green + 0.114 * blue,
-            (Color::Bgr, [_, _, _]) => from[2 - channel],
-            (Color::Rgb, [_, _, _]) => from[channel],
-            _ => from[0],
-        }
-    };
-    let each = |put: &mut dyn FnMut(f32, usize)| match card.layout {
-        Layout::Nchw => (0..wanted).for_each(|channel| {
-            (0..size).for_each(|pixel| put(value(pixel, channel), channel));
-        }),
-        Layout::Nhwc => (0..size).for_each(|pixel| {
-            (0..wanted).for_each(|channel| put(value(pixel, channel), channel));
-        }),
-    };
+    let count = card.width * card.height * card.color.channels();
     if card.datatype == DataType::Uint8 {
-        let mut data = Vec::with_capacity(size * wanted);
-        each(&mut |value, _| data.push(value.round().clamp(0.0, 255.0) as u8));
+        let mut data = Vec::with_capacity(count);
+        laid_out(canvas, channels, card, |value, _| {
+            data.push(value.round().clamp(0.0, 255.0) as u8);
+        });
         return data.into();
     }
     let Normalize { scale, mean, std } = &card.normalize;
-    let mut data = Vec::with_capacity(size * wanted * 4);
-    each(&mut |value, channel| {
-        let value = (value * scale - mean[channel]) / std[channel];
-        data.extend_from_slice(&value.to_le_bytes());
+    let mut data = Vec::with_capacity(count);
+    laid_out(canvas, channels, card, |value, channel| {
+        data.push(((value * scale - mean[channel]) / std[channel]).to_le_bytes());
     });
-    data.into()
+    data.into_flattened().into()
+}
+
+/// Puts each level, with its channel in the model's order, in the order of the layout.
+fn laid_out(canvas: &[f32], channels: usize, card: &ImageCard, mut put: impl FnMut(f32, usize)) {
+    let level = |pixel: &[f32], channel: usize| match (card.color, pixel) {
+        (Color::Gray, [red, green, blue]) => 0.299 * red + 0.587 * green + 0.114 * blue,
+        (Color::Bgr, [_, _, _]) => pixel[2 - channel],
+        (Color::Rgb, [_, _, _]) => pixel[channel],
+        _ => pixel[0],
+    };
+    let wanted = card.color.channels();
+    let pixels = canvas.chunks_exact(channels);
+    match card.layout {
+        Layout::Nchw => (0..wanted).for_each(|channel| {
+            pixels
+                .clone()
+                .for_each(|pixel| put(level(pixel, channel), channel));
+        }),
+        Layout::Nhwc => pixels.for_each(|pixel| {
+            (0..wanted).for_each(|channel| put(level(pixel, channel), channel));
+        }),
+    }
 }
 
 #[cfg(test)]

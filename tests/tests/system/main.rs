@@ -17,6 +17,7 @@ mod model_files;
 mod model_versions;
 mod offline;
 mod operator_cases;
+mod pictures;
 mod refused_artifacts;
 mod refused_deployments;
 mod refused_starts;

@@ -68,14 +68,14 @@ pub(super) fn resample(
             }
         }
         for column in &columns {
-            let from = &line[column.first * channels..];
-            for channel in 0..channels {
-                let parts = from[channel..]
-                    .iter()
-                    .step_by(channels)
-                    .zip(&column.weights);
-                out.push(parts.map(|(pixel, weight)| weight * pixel).sum());
+            let from = line[column.first * channels..].chunks_exact(channels);
+            let mut sums = [0_f32; 3];
+            for (pixel, weight) in from.zip(&column.weights) {
+                for (sum, level) in sums.iter_mut().zip(pixel) {
+                    *sum += weight * level;
+                }
             }
+            out.extend_from_slice(&sums[..channels]);
         }
     }
     out
