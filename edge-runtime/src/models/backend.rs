@@ -139,11 +139,6 @@ impl Interrupt {
         }
     }
 
-    /// Why it was stopped, if it was.
-    pub(crate) fn reason(&self) -> Option<StopReason> {
-        self.state().reason
-    }
-
     /// Says how to stop the run that begins now. False if it need not begin.
     pub(crate) fn arm(&self, stop: impl Fn() + Send + 'static) -> bool {
         let mut state = self.state();
@@ -178,7 +173,7 @@ mod tests {
         interrupt.stop(StopReason::Abandoned);
         interrupt.stop(StopReason::Deadline);
         assert!(!interrupt.arm(|| panic!("must not be kept")));
-        assert_eq!(interrupt.reason(), Some(StopReason::Abandoned));
+        assert_eq!(interrupt.state().reason, Some(StopReason::Abandoned));
     }
 
     #[test]
