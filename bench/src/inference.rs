@@ -286,7 +286,7 @@ fn row(
         let rate = add("requests/s", "", |s| s.rate);
         let p50 = add("ms", ", p50", |s| s.p50_ms);
         let p99 = add("ms", ", p99", |s| s.p99_ms);
-        row.push(format!("{rate:.0} ({p50:.2}, {p99:.1})"));
+        row.push(format!("{rate:.0} ({p50:.3}, {p99:.1})"));
         rates.push((name, Some(rate)));
     }
     let ours = rates[0].1;

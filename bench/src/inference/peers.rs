@@ -191,7 +191,7 @@ async fn triton(folder: &Path, dir: TempDir, models: &[Model]) -> Result<Served>
             output_shape,
             ..
         } = model;
-        // One instance serves the tiny model quicker than two; the others use both cores.
+        // The tiny model is served as quickly by one instance as by two; the others use both cores.
         let count = if model.name == super::workload::TINY.name {
             1
         } else {
