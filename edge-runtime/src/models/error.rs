@@ -118,6 +118,8 @@ pub enum ModelError {
         name: String,
         /// How many may wait.
         limit: usize,
+        /// How long those take that wait, in milliseconds.
+        wait_ms: u64,
     },
     /// What waits already takes longer than the request can wait.
     #[error(
@@ -138,6 +140,14 @@ pub enum ModelError {
 }
 
 impl ModelError {
+    /// How long what waits before the request is expected to take, in milliseconds; 0 where that is not known.
+    pub fn wait_ms(&self) -> u64 {
+        match self {
+            Self::QueueFull { wait_ms, .. } | Self::TooBusy { wait_ms, .. } => *wait_ms,
+            _ => 0,
+        }
+    }
+
     /// Whether the same request may succeed later.
     pub fn is_retryable(&self) -> bool {
         matches!(

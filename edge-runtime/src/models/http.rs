@@ -126,21 +126,29 @@ impl Models {
 
     fn model_config(&self, name: &str, version: Option<&str>) -> Result<Answer, Refusal> {
         let model = self.find(name, version)?;
+        let batch = model.options.batch.as_ref().filter(|batch| batch.max > 1);
+        // The batch dimension is part of dims only where requests are not batched.
+        let skipped = usize::from(batch.is_some());
         let tensors = |infos: &[TensorInfo]| -> Vec<Value> {
-            let one = |t: &TensorInfo| json!({"name": t.name, "data_type": config_type(t.datatype), "dims": t.shape});
+            let one = |t: &TensorInfo| json!({"name": t.name, "data_type": config_type(t.datatype), "dims": t.shape.get(skipped..)});
             infos.iter().map(one).collect()
         };
-        Ok(ok(&json!({
+        let mut config = json!({
             "name": model.name.as_str(),
             "platform": PLATFORM,
             "backend": "onnxruntime",
             "version_policy": {"specific": {"versions": self.info(name, version)?.versions}},
-            // The batch dimension, if there is one, is part of dims.
-            "max_batch_size": 0,
+            "max_batch_size": batch.map_or(0, |batch| batch.max),
             "input": tensors(&model.inputs),
             "output": tensors(&model.outputs),
             "instance_group": [{"kind": "KIND_CPU", "count": model.session_count}],
-        })))
+        });
+        if let Some(batch) = batch {
+            let window_us = batch.window.duration().as_micros();
+            let delay = u64::try_from(window_us).unwrap_or(u64::MAX);
+            config["dynamic_batching"] = json!({"max_queue_delay_microseconds": delay});
+        }
+        Ok(ok(&config))
     }
 
     fn model_stats(&self, name: &str, version: Option<&str>) -> Result<Answer, Refusal> {
@@ -239,6 +247,8 @@ struct Refusal {
     status: StatusCode,
     message: String,
     allow: Option<HeaderValue>,
+    /// When it makes sense to ask again, for 503.
+    retry_after_s: u64,
 }
 
 impl Refusal {
@@ -246,6 +256,7 @@ impl Refusal {
         Refusal {
             status,
             message: message.into(),
+            retry_after_s: 1,
             allow: None,
         }
     }
@@ -265,9 +276,8 @@ impl Refusal {
     fn answer(self) -> Answer {
         let mut answer = answer(self.status, &json!({"error": self.message}));
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
-            answer
-                .headers_mut()
-                .insert(RETRY_AFTER, HeaderValue::from_static("1"));
+            let seconds = HeaderValue::from(self.retry_after_s);
+            answer.headers_mut().insert(RETRY_AFTER, seconds);
         }
         if let Some(allow) = self.allow {
             answer.headers_mut().insert(ALLOW, allow);
@@ -298,7 +308,9 @@ impl From<ModelError> for Refusal {
             | ModelError::Unproven { .. }
             | ModelError::Memory { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         };
-        Refusal::new(status, error.to_string())
+        let mut refusal = Refusal::new(status, error.to_string());
+        refusal.retry_after_s = error.wait_ms().div_ceil(1000).max(1);
+        refusal
     }
 }
 

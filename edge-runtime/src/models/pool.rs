@@ -280,7 +280,7 @@ impl LoadedModel {
         if wait > Duration::ZERO && Instant::now() + wait > deadline {
             return Err(ModelError::TooBusy {
                 name: self.name.to_string(),
-                wait_ms: u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
+                wait_ms: as_ms(wait),
             });
         }
         Ok(())
@@ -361,6 +361,7 @@ impl LoadedModel {
         ModelError::QueueFull {
             name: self.name.to_string(),
             limit: as_usize(self.options.queue),
+            wait_ms: as_ms(self.expected_wait()),
         }
     }
 }
@@ -436,6 +437,10 @@ impl Drop for StopOnDrop {
 
 fn as_ns(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn as_ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn as_usize(number: u32) -> usize {

@@ -75,6 +75,15 @@ async fn requests_within_the_window_share_a_run_and_each_gets_its_own_rows() {
         );
     }
     assert_eq!(models.health()[0].batch_mean, 8.0);
+    let (_, config) = as_json(call(&models, Method::GET, "/v2/models/mlp/config", "").await).await;
+    assert_eq!(
+        (&config["max_batch_size"], &config["input"][0]["dims"]),
+        (&json!(8), &json!([64]))
+    );
+    assert_eq!(
+        config["dynamic_batching"]["max_queue_delay_microseconds"],
+        20_000_000
+    );
     let (_, stats) = as_json(call(&models, Method::GET, "/v2/models/mlp/stats", "").await).await;
     assert_eq!(stats["model_stats"][0]["batch_stats"][0]["batch_size"], 8);
 }
@@ -229,6 +238,19 @@ async fn a_request_that_would_wait_in_vain_is_turned_away_at_once() {
         "model 'slow' is busy: what waits takes 5000 ms, longer than the request's deadline; try again later"
     );
     assert!(error.is_retryable());
+    let times = json!({"name": "times", "shape": [], "datatype": "INT64", "data": [1]});
+    let body = json!({"parameters": {"timeout": 4_000_000}, "inputs": [times]});
+    let answer = super::call(
+        &models,
+        Method::POST,
+        "/v2/models/slow/infer",
+        body.to_string(),
+    )
+    .await;
+    assert_eq!(
+        (answer.status(), &answer.headers()["retry-after"]),
+        (StatusCode::SERVICE_UNAVAILABLE, &"5".parse().unwrap())
+    );
     running.abort();
     waits.await.unwrap().unwrap();
 }
