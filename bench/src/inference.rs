@@ -19,6 +19,7 @@ mod cancel;
 mod handler;
 mod node;
 pub(crate) mod overhead;
+mod overload;
 mod parsing;
 mod peers;
 mod size;
@@ -65,6 +66,8 @@ enum Part {
     Parsing,
     /// Runs that nobody waits for.
     Cancel,
+    /// More clients than can be served.
+    Overload,
     /// Versions that are exchanged.
     Swap,
     /// Runs from a handler.
@@ -74,12 +77,13 @@ enum Part {
 }
 
 impl Part {
-    const ALL: [Part; 8] = [
+    const ALL: [Part; 9] = [
         Part::Contest,
         Part::Batching,
         Part::Overhead,
         Part::Parsing,
         Part::Cancel,
+        Part::Overload,
         Part::Swap,
         Part::Handler,
         Part::Size,
@@ -130,6 +134,9 @@ pub(crate) async fn measure(
     }
     if has(Part::Cancel) {
         cancel::measure(report).await?;
+    }
+    if has(Part::Overload) {
+        overload::measure(report).await?;
     }
     if has(Part::Swap) {
         swap::measure(report).await?;
