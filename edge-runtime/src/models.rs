@@ -2,10 +2,12 @@
 //! over the same sessions.
 //!
 //! ```text
-//! HTTP /v2 -> http (routes) -> protocol (bodies) --+
-//! gRPC ----> grpc (methods, messages) --------------+
-//! wasi:nn ------------------------------------------+-> Models::infer -> pool (queue, sessions) -> backend -> onnx
-//! deployments -> Models::prepare, Models::switch ---^                    scheduler (permits, threads, deadlines)
+//! HTTP /v2 -> http (routes) -> protocol (bodies), picture --+
+//! gRPC ----> grpc (methods, messages) -----------------------+
+//! wasi:nn ---------------------------------------------------+-> pool (one model) -> dispatch (who is next) -> run -> onnx
+//!                                                                  |                  scheduler (threads, deadlines)
+//!                                                                  +-> shadow (copies to a candidate)
+//! deployments -> loading -> proof (warm-up, golden), memory (budget) -> Models::switch
 //! ```
 //!
 //! A model is loaded beside what serves ([`Models::prepare`]) and takes part only once the whole table is exchanged
@@ -13,16 +15,14 @@
 //! back to the system.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use fleet_api::health::{ModelHealth, ModelState};
 use fleet_api::ids::{Name, Version};
-use fleet_api::model::ModelOptions;
 
 mod backend;
 mod batch;
@@ -40,6 +40,7 @@ mod graphs;
 mod grpc;
 mod http;
 mod json;
+mod loading;
 mod memory;
 mod metrics;
 mod onnx;
@@ -47,6 +48,7 @@ mod picture;
 mod pool;
 mod proof;
 mod protocol;
+mod request;
 mod run;
 mod scheduler;
 mod shadow;
@@ -56,15 +58,15 @@ mod tensor;
 mod tests;
 
 pub use error::ModelError;
+pub use loading::{ModelFiles, ModelSpec, PreparedModel};
 pub use protocol::read_request;
+pub use request::{InferRequest, InferResponse, ModelInfo, Priority, Via};
 pub use tensor::{DataType, Tensor, TensorError, TensorInfo};
 
-use backend::{Backend, LoadedFile};
-use card::Description;
+use backend::Backend;
 use graphs::Graphs;
-use memory::{Memory, MemoryError, State};
-use pool::{Identity, LoadedModel};
-use proof::Unproven;
+use memory::{Memory, State};
+use pool::LoadedModel;
 use scheduler::Scheduler;
 use shadow::{Mirror, Mirrors, ShadowThread};
 use stats::FailureReason;
@@ -95,137 +97,6 @@ impl Default for ModelsConfig {
             cache: None,
         }
     }
-}
-
-/// A model to load.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ModelSpec {
-    /// Its name, as clients ask for it.
-    pub name: String,
-    /// Its version.
-    pub version: String,
-    /// The ONNX file; external data is looked for beside it.
-    pub path: PathBuf,
-    /// The digest of all that it runs on; what serves already under the same name, version, digest and options is not
-    /// loaded again.
-    pub digest: Option<String>,
-    /// What came beside it.
-    pub files: ModelFiles,
-    /// How it runs.
-    pub options: ModelOptions,
-}
-
-/// The files that describe and prove a model; each may be missing. docs/inference.md has their forms.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ModelFiles {
-    /// How pictures become inputs, and which output has scores of classes (TOML).
-    pub card: Option<PathBuf>,
-    /// The classes' names, one a line.
-    pub labels: Option<PathBuf>,
-    /// Inputs and the outputs that they have to give (JSON); the model becomes ready only if it does.
-    pub golden: Option<PathBuf>,
-}
-
-/// A loaded and warm model, not yet serving. Cheap to clone.
-#[derive(Clone)]
-pub struct PreparedModel(Arc<LoadedModel>);
-
-impl PreparedModel {
-    /// The model's name.
-    pub fn name(&self) -> &Name {
-        &self.0.name
-    }
-
-    /// Its version.
-    pub fn version(&self) -> &Version {
-        &self.0.version
-    }
-
-    /// The digest it was prepared with.
-    pub fn digest(&self) -> Option<&str> {
-        self.0.digest.as_deref()
-    }
-}
-
-impl fmt::Debug for PreparedModel {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "PreparedModel({}:{})", self.0.name, self.0.version)
-    }
-}
-
-/// Which way a request came.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Via {
-    /// From a client, over HTTP.
-    Http,
-    /// From a client, over gRPC.
-    Grpc,
-    /// From a handler, through wasi:nn.
-    Wasm,
-}
-
-/// A request to a model.
-#[derive(Debug, Clone)]
-pub struct InferRequest {
-    /// One tensor for each input of the model, in any order.
-    pub inputs: Vec<Tensor>,
-    /// The outputs wanted, in this order; all if empty.
-    pub outputs: Vec<String>,
-    /// Which way it came.
-    pub via: Via,
-    /// When the result is of no use any more: the request leaves the queue, or its run is stopped. None: the model's
-    /// own timeout counts from now.
-    pub deadline: Option<Instant>,
-    /// Its place among those that wait.
-    pub priority: Priority,
-}
-
-/// A request's place among those that wait for the same model: a lower number runs first, equal ones in the order in
-/// which they came. 0 stands for the default.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Priority(u32);
-
-impl Priority {
-    /// The protocol's `priority` parameter: 1 is the most urgent, 0 the default.
-    pub fn new(number: u32) -> Priority {
-        if number == 0 {
-            Priority::default()
-        } else {
-            Priority(number)
-        }
-    }
-}
-
-impl Default for Priority {
-    fn default() -> Self {
-        Priority(100)
-    }
-}
-
-/// A model's answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct InferResponse {
-    /// The model.
-    pub model: String,
-    /// The version that ran.
-    pub version: String,
-    /// The outputs asked for, or all in the model's order.
-    pub outputs: Vec<Tensor>,
-}
-
-/// What a model takes and gives.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ModelInfo {
-    /// Its name.
-    pub name: String,
-    /// The version described.
-    pub version: String,
-    /// All versions that serve.
-    pub versions: Vec<String>,
-    /// Its inputs.
-    pub inputs: Vec<TensorInfo>,
-    /// Its outputs.
-    pub outputs: Vec<TensorInfo>,
 }
 
 /// The models of this node. Cheap to clone.
@@ -309,90 +180,6 @@ impl Models {
     /// Why inference is unavailable, and what to do; none if it is there, as far as is known before the first model.
     pub fn engine_error(&self) -> Option<String> {
         self.shared.memory.engine().error().cloned()
-    }
-
-    /// Loads a model, runs it on zeros where its shapes permit and on its golden cases. Changes nothing that serves.
-    ///
-    /// # Errors
-    /// [`ModelError`] with the engine's reason.
-    pub async fn prepare(&self, spec: ModelSpec) -> Result<PreparedModel, ModelError> {
-        let name = Name::new(spec.name.clone())?;
-        let version = Version::new(spec.version.clone())?;
-        if spec.digest.is_some()
-            && let Some(serving) = self.version(&name, &version)
-            && serving.digest == spec.digest
-            && serving.options == spec.options
-        {
-            return Ok(PreparedModel(serving));
-        }
-        let models = self.clone();
-        let load = move || models.load(name, version, &spec);
-        match tokio::task::spawn_blocking(load).await {
-            Ok(loaded) => loaded.map(PreparedModel),
-            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
-        }
-    }
-
-    fn load(
-        &self,
-        name: Name,
-        version: Version,
-        spec: &ModelSpec,
-    ) -> Result<Arc<LoadedModel>, ModelError> {
-        let shared = &self.shared;
-        let config = &shared.config;
-        let started = Instant::now();
-        let sessions = usize::try_from(spec.options.sessions).unwrap_or(1);
-        let sessions = sessions.clamp(1, config.permits.max(1));
-        let cannot = |reason: String| ModelError::Load {
-            name: spec.name.clone(),
-            version: spec.version.clone(),
-            path: spec.path.clone(),
-            reason,
-        };
-        let mut pace = None;
-        let proved = |file: &mut LoadedFile| prove(spec, file).map(|proved| pace = proved);
-        let loaded = shared.memory.load(&spec.path, sessions, proved);
-        let measured = loaded
-            .map_err(|error| match error {
-                MemoryError::Engine(reason) => ModelError::EngineUnavailable { reason },
-                other => cannot(other.to_string()),
-            })?
-            .map_err(|reason| ModelError::Unproven {
-                name: spec.name.clone(),
-                version: spec.version.clone(),
-                reason: reason.to_string(),
-            })?;
-        let file = &measured.file;
-        let description = Description::read(&spec.files, &file.inputs, &file.outputs)
-            .map_err(|error| cannot(error.to_string()))?;
-        let identity = Identity {
-            name,
-            version,
-            digest: spec.digest.clone(),
-            description,
-            options: spec.options.clone(),
-        };
-        let (bytes, loaded) = (measured.bytes, (spec.path.as_path(), measured));
-        let model = LoadedModel::new(identity, loaded, pace, &shared.scheduler, &shared.memory);
-        let model = Arc::new(model);
-        shared.memory.watch(&model);
-        model.make_way();
-        let ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        tracing::info!(model = %model.name, version = %model.version, sessions, ms, bytes, "model loaded");
-        Ok(model)
-    }
-
-    /// Checks that models can serve together within the node's memory budget, before they are switched to.
-    ///
-    /// # Errors
-    /// [`ModelError::Memory`].
-    pub fn admit<'m>(
-        &self,
-        models: impl IntoIterator<Item = &'m PreparedModel>,
-    ) -> Result<(), ModelError> {
-        let models: Vec<&LoadedModel> = models.into_iter().map(|model| &*model.0).collect();
-        self.shared.memory.admit(&models)
     }
 
     /// Makes `models` the ones that serve, all at once. Of several versions of a model the last one is its default.
@@ -593,17 +380,6 @@ impl Models {
             (found, _) => found,
         }
     }
-}
-
-/// Whether the model does what it has to before it becomes ready.
-fn prove(spec: &ModelSpec, file: &mut LoadedFile) -> Result<Option<Duration>, Unproven> {
-    let cases = spec.files.golden.as_deref().map(golden::read).transpose()?;
-    let batched = spec
-        .options
-        .batch
-        .as_ref()
-        .is_some_and(|batch| batch.max > 1);
-    proof::prove(file, &cases.unwrap_or_default(), batched)
 }
 
 fn find_in<'t>(

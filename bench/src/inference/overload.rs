@@ -46,14 +46,26 @@ pub(super) async fn measure(report: &mut Report) -> Result<()> {
     let body = Body::new(model.shape, Form::Binary);
     let mut calm = load(&url, &body, CALM).await?;
     let mut crowd = load(&url, &body, CROWD).await?;
-    ensure!(calm.refused == 0, "{} of the calm were refused", calm.refused);
+    ensure!(
+        calm.refused == 0,
+        "{} of the calm were refused",
+        calm.refused
+    );
     ensure!(crowd.refused > 0, "there was no overload");
     let what = |clients: usize, of: &str| format!("queue of {QUEUE}, {clients} clients: {of}");
     for (clients, load) in [(CALM, &mut calm), (CROWD, &mut crowd)] {
         let rate = load.times.len() as f64 / LENGTH.as_secs_f64();
         report.add(&what(clients, "answers"), "1/s", vec![rate]);
-        report.add(&what(clients, "p50 of answers"), "ms", vec![load.quantile(0.5)]);
-        report.add(&what(clients, "p99 of answers"), "ms", vec![load.quantile(0.99)]);
+        report.add(
+            &what(clients, "p50 of answers"),
+            "ms",
+            vec![load.quantile(0.5)],
+        );
+        report.add(
+            &what(clients, "p99 of answers"),
+            "ms",
+            vec![load.quantile(0.99)],
+        );
     }
     report.add(&what(CROWD, "turned away"), "", vec![crowd.refused as f64]);
     let ratio = crowd.quantile(0.99) / calm.quantile(0.99);
@@ -86,7 +98,10 @@ async fn client(url: String, body: Body, until: Instant) -> Result<Load> {
         let begun = Instant::now();
         let request = http.post(&url).header(JSON_LENGTH, &length);
         let answer = request.body(body.content.clone()).send().await?;
-        let (status, retry) = (answer.status(), answer.headers().contains_key("retry-after"));
+        let (status, retry) = (
+            answer.status(),
+            answer.headers().contains_key("retry-after"),
+        );
         let text = answer.bytes().await?;
         match status.as_u16() {
             200 => seen.times.push(begun.elapsed().as_secs_f64() * 1e3),

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use ::http::{Method, Request, Response, StatusCode};
 use bytes::Bytes;
+use fleet_api::model::ModelOptions;
 use http_body_util::{BodyExt, Full};
 use serde_json::{Value, json};
 
