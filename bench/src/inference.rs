@@ -11,6 +11,7 @@ use indicatif::ProgressBar;
 
 use crate::plot::{self, Bars};
 use crate::program::Served;
+use crate::quiet;
 use crate::report::{Report, median};
 use crate::wrk::{self, Seen};
 
@@ -192,6 +193,7 @@ async fn contest(
                         let url = contender.infer(model);
                         let script = Some(script.as_path());
                         let seconds = seconds * model.patience;
+                        quiet::machine().await;
                         let seen = wrk::try_load(&url, connections, seconds, script).await?;
                         contender.seen.push(seen);
                     }

@@ -11,6 +11,7 @@ mod memory;
 mod native;
 mod plot;
 mod program;
+mod quiet;
 mod report;
 mod start;
 mod swaps;

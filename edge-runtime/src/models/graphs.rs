@@ -1,5 +1,5 @@
-//! Graphs that the engine has optimised for this machine, kept between starts: they load faster and into less memory than
-//! the models that they were made from.
+//! Graphs that the engine has optimised for this machine, kept between starts: they load into less memory than the models
+//! that they were made from (docs/performance.md).
 
 use std::io;
 use std::path::{Path, PathBuf};
