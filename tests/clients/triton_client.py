@@ -286,10 +286,10 @@ def drained(http, grpc):
     """A server that is told to end lets a run end first."""
     is_free(grpc, over_grpc)
     ended = queue.Queue()
-    grpc.async_infer("slow", slow(over_grpc, 10_000), callback=lambda result, error: ended.put((result, error)))
+    grpc.async_infer("slow", slow(over_grpc, 30_000), callback=lambda result, error: ended.put((result, error)))
     has_begun(http)
     os.kill(int(os.environ["SERVER_PID"]), signal.SIGTERM)
-    result, error = ended.get(timeout=20)
+    result, error = ended.get(timeout=60)
     assert error is None and result.as_numpy("end").shape == (128, 128), error
 
 
