@@ -13,8 +13,10 @@
 //!
 //! For each stream the store covers `low..next` without a hole: frames of
 //! records, and gap frames in the place of records that a limit has evicted.
-//! A frame is freed once it lies at or below both the receiver's watermark and
-//! the cursor of the stream's processor.
+//! A frame is released once it lies at or below both the receiver's watermark
+//! and the cursor of the stream's processor. It stays readable for as long as
+//! the stream keeps released records and until room is needed: released
+//! records go first, and without a gap, since the receiver has them.
 
 mod body;
 mod error;

@@ -239,6 +239,10 @@ pub struct StreamEntry {
     /// How long a record is kept at most.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl: Option<Span>,
+    /// How long a record stays readable on the node once its receiver has it, while there is
+    /// room. Default 24h.
+    #[serde(default = "default_keep")]
+    pub keep: Span,
     /// Who releases a record.
     #[serde(default)]
     pub ack: Ack,
@@ -253,6 +257,11 @@ const fn default_quota() -> ByteSize {
 
 const fn default_priority() -> u8 {
     4
+}
+
+/// How long a released record stays readable unless a stream says otherwise.
+pub(crate) const fn default_keep() -> Span {
+    Span::from_ms(24 * 3_600_000)
 }
 
 /// What happens to a record that finds its stream full.

@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
 use crate::artifact::{PinnedArtifact, Reference};
-use crate::deployment::{Ack, Allow, Isolation, Limits, OnFull, Route};
+use crate::deployment::{Ack, Allow, Isolation, Limits, OnFull, Route, default_keep};
 use crate::ids::{Name, NodeId, StreamName};
 use crate::model::ModelOptions;
 use crate::units::{ByteSize, Span};
@@ -86,6 +86,9 @@ pub struct StreamSpec {
     pub priority: u8,
     /// How long a record is kept at most.
     pub ttl: Option<Span>,
+    /// How long a record stays readable once its receiver has it, while there is room.
+    #[serde(default = "default_keep")]
+    pub keep: Span,
     /// Who releases a record.
     pub ack: Ack,
     /// The handler that works on its batches.
@@ -101,6 +104,7 @@ impl StreamSpec {
             on_full: OnFull::default(),
             priority: 4,
             ttl: None,
+            keep: default_keep(),
             ack: Ack::default(),
             processor: None,
         }

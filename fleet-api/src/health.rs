@@ -177,11 +177,17 @@ impl fmt::Display for ModelState {
 pub struct StreamHealth {
     /// The stream.
     pub name: StreamName,
-    /// Records in the buffer.
+    /// Records in the buffer that are not released yet.
     pub depth: u64,
     /// Their size in bytes.
     pub bytes: u64,
-    /// Age of the oldest in milliseconds.
+    /// Records that are released and still readable.
+    #[serde(default)]
+    pub retained: u64,
+    /// Their size in bytes.
+    #[serde(default)]
+    pub retained_bytes: u64,
+    /// Age of the oldest record that is not released, in milliseconds.
     pub oldest_age_ms: Option<u64>,
     /// Records that a limit has evicted.
     pub evicted: u64,

@@ -216,6 +216,7 @@ fn part(deployment: &Deployment, artifacts: &Catalogue) -> Content {
             on_full: entry.on_full,
             priority: entry.priority,
             ttl: entry.ttl,
+            keep: entry.keep,
             ack: entry.ack,
             processor: entry.processor.clone(),
         };

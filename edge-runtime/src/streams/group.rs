@@ -1,3 +1,6 @@
+mod free;
+mod place;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
@@ -5,7 +8,6 @@ use fleet_api::deployment::OnFull;
 use fleet_api::desired::StreamSpec;
 use fleet_api::frame::{Body, Frame, Gap, GapReason, HEADER_BYTES, Header, Record};
 
-use super::read::{Found, look};
 use super::state::{Cursors, States, StreamState, cursor_note, stream_note};
 use super::{AppendError, Appended};
 use crate::buffer::{BufferError, Changes, FrameStore};
@@ -14,8 +16,6 @@ use crate::buffer::{BufferError, Changes, FrameStore};
 const FRAME_BYTES: usize = 6_000;
 /// Size of an encoded gap frame.
 pub(super) const GAP_BYTES: u64 = (HEADER_BYTES + 17) as u64;
-/// Frames that one group frees at most.
-const RELEASE_FRAMES: usize = 2_048;
 /// A watermark further ahead than this is a mistake, not a lost tail.
 const LARGEST_SKIP: u64 = 1 << 32;
 
@@ -42,6 +42,8 @@ pub(super) struct Group<'a> {
     pub specs: &'a BTreeMap<String, StreamSpec>,
     pub states: &'a mut States,
     pub cursors: &'a mut Cursors,
+    /// What time it is, in milliseconds since the Unix epoch.
+    pub now_ms: u64,
     plan: Plan,
 }
 
@@ -81,6 +83,7 @@ impl<'a> Group<'a> {
         specs: &'a BTreeMap<String, StreamSpec>,
         states: &'a mut States,
         cursors: &'a mut Cursors,
+        now_ms: u64,
     ) -> Self {
         Self {
             store,
@@ -88,6 +91,7 @@ impl<'a> Group<'a> {
             specs,
             states,
             cursors,
+            now_ms,
             plan: Plan::default(),
         }
     }
@@ -172,92 +176,6 @@ impl<'a> Group<'a> {
         Ok(())
     }
 
-    /// Plans to free what receiver and processor have passed. True if there is
-    /// more than one group should free.
-    pub(super) fn free(&mut self, stream: &str) -> Result<bool, Refusal> {
-        if self.plan.gaps.contains_key(stream) {
-            return Err(Refusal::NeedsCommit);
-        }
-        let stored_next = self.stored_next(stream);
-        let cursor = self
-            .specs
-            .get(stream)
-            .and_then(|spec| spec.processor.as_ref())
-            .map(|processor| {
-                let key = (processor.name.as_str().to_owned(), stream.to_owned());
-                self.cursors.get(&key).copied().unwrap_or(0)
-            });
-        let Some(state) = self.states.get_mut(stream) else {
-            return Ok(false);
-        };
-        let limit = cursor.map_or(state.acked, |cursor| cursor.min(state.acked));
-        for _ in 0..RELEASE_FRAMES {
-            if state.low > limit || state.low >= stored_next {
-                return Ok(false);
-            }
-            let (first, last, frame_bytes, records) =
-                match look(self.store, stream, state.id, state.low)? {
-                    Found::Frame(out) => {
-                        let records = match &out.frame.body {
-                            Body::Records(records) => records.len() as u64,
-                            Body::Gap(_) => 0,
-                        };
-                        (out.first, out.last, out.bytes.len(), records)
-                    }
-                    // Whatever was here, the receiver has it.
-                    Found::Damaged {
-                        first, frame_bytes, ..
-                    } => {
-                        let after = self.store.after(state.id, first)?;
-                        let last = after.map_or(stored_next, |next| next.first) - 1;
-                        (first, last, frame_bytes, 0)
-                    }
-                    Found::Hole { until } => {
-                        let last = until.unwrap_or(stored_next) - 1;
-                        (state.low, last, 0, 0)
-                    }
-                };
-            if last > limit {
-                return Ok(false);
-            }
-            self.plan
-                .changes
-                .remove
-                .push((state.id, first, frame_bytes));
-            state.bytes = state.bytes.saturating_sub(frame_bytes as u64);
-            state.records = state.records.saturating_sub(records);
-            state.low = last + 1;
-            if state.low == stored_next && !self.plan.packers.contains_key(stream) {
-                state.bytes = 0;
-                state.records = 0;
-            }
-            self.plan.touched.insert(stream.to_owned());
-        }
-        Ok(true)
-    }
-
-    /// Plans to evict what is older than the streams' time to live.
-    pub(super) fn expire(&mut self, now_ms: u64) -> Result<(), Refusal> {
-        let limits: Vec<_> = self
-            .specs
-            .iter()
-            .filter_map(|(name, spec)| Some((name.clone(), now_ms.checked_sub(spec.ttl?.ms())?)))
-            .collect();
-        for (stream, cutoff) in limits {
-            let old = |state: &StreamState| state.oldest_ms.is_some_and(|oldest| oldest < cutoff);
-            if !self.states.get(&stream).is_some_and(old) {
-                continue;
-            }
-            let is_old = |records: &[Record]| records.iter().all(|record| record.time_ms < cutoff);
-            for _ in 0..RELEASE_FRAMES {
-                if !self.evict(&stream, GapReason::Expired, is_old)? {
-                    break;
-                }
-            }
-        }
-        Ok(())
-    }
-
     /// Puts a gap where the store is damaged at `seq`, or where the frame is
     /// refused for `reason`. Nothing if the place is in order.
     pub(super) fn repair(
@@ -275,45 +193,40 @@ impl<'a> Group<'a> {
         if seq < state.low || seq >= state.next {
             return Ok(());
         }
-        let (first, frame_bytes, last, lost, why) = match look(self.store, stream, state.id, seq)? {
-            Found::Frame(out) => match (&out.frame.body, reason) {
-                (Body::Records(records), Some(reason)) => {
-                    let lost = records.len() as u64;
-                    (out.first, out.bytes.len(), out.last, lost, reason)
-                }
-                _ => return Ok(()),
-            },
-            Found::Damaged {
-                first,
-                frame_bytes,
-                reason,
-            } => {
-                tracing::error!(stream, first, reason, "a frame in the buffer is damaged");
-                let after = self.store.after(state.id, first)?;
-                let last = after.map_or(state.next, |next| next.first) - 1;
-                let lost = last - first + 1;
-                (first, frame_bytes, last, lost, GapReason::Damaged)
-            }
-            Found::Hole { until } => {
-                tracing::error!(stream, seq, "frames are missing in the buffer");
-                let last = until.unwrap_or(state.next) - 1;
-                (seq, 0, last, last - seq + 1, GapReason::Damaged)
-            }
+        // Released records and those that are not are counted apart, so no gap covers both.
+        let released = seq < state.released;
+        let end = if released { state.released } else { state.next };
+        let place = place::at(self.store, stream, state.id, seq, end)?;
+        let why = match (&place.body, reason) {
+            (Some(Body::Records(_)), Some(reason)) => reason,
+            (Some(_), _) => return Ok(()),
+            (None, _) => GapReason::Damaged,
         };
+        if let Some(damage) = &place.damage {
+            tracing::error!(stream, first = place.first, damage, "damage in the buffer");
+        }
+        let lost = place.records;
         let gap = Gap {
-            last,
+            last: place.last,
             reason: why,
             lost,
         };
-        let frame = encode_gap(self.epoch, stream, first, gap);
+        let frame = encode_gap(self.epoch, stream, place.first, gap);
         self.plan
             .changes
             .remove
-            .push((state.id, first, frame_bytes));
-        self.plan.changes.put.push((state.id, first, frame));
-        state.bytes = (state.bytes + GAP_BYTES).saturating_sub(frame_bytes as u64);
-        state.records = state.records.saturating_sub(lost);
-        state.evicted += lost;
+            .push((state.id, place.first, place.frame_bytes));
+        self.plan.changes.put.push((state.id, place.first, frame));
+        let frame_bytes = place.frame_bytes as u64;
+        if released {
+            state.retained_bytes = (state.retained_bytes + GAP_BYTES).saturating_sub(frame_bytes);
+            state.retained = state.retained.saturating_sub(lost);
+        } else {
+            state.bytes = (state.bytes + GAP_BYTES).saturating_sub(frame_bytes);
+            state.records = state.records.saturating_sub(lost);
+            state.evicted += lost;
+            state.oldest = None;
+        }
         self.plan.touched.insert(stream.to_owned());
         self.plan.durable = true;
         Ok(())
@@ -400,9 +313,12 @@ impl<'a> Group<'a> {
         };
         let quota = spec.quota.0;
         loop {
-            let used = self.states.get(stream).map_or(0, |state| state.bytes);
+            let used = self.states.get(stream).map_or(0, StreamState::all_bytes);
             if used + self.cost(stream, records) <= quota {
                 return Ok(());
+            }
+            if self.drop_retained(stream, None)? {
+                continue;
             }
             if spec.on_full == OnFull::DropOldest
                 && self.evict(stream, GapReason::Quota, |_| true)?
@@ -416,99 +332,6 @@ impl<'a> Group<'a> {
             } else {
                 Refusal::Append(AppendError::Full { stream, quota })
             });
-        }
-    }
-
-    /// Evicts the oldest frame of records; false if there is none or it is not `wanted`.
-    fn evict(
-        &mut self,
-        stream: &str,
-        reason: GapReason,
-        wanted: impl Fn(&[Record]) -> bool,
-    ) -> Result<bool, Refusal> {
-        let stored_next = self.stored_next(stream);
-        let Some(state) = self.states.get_mut(stream) else {
-            return Ok(false);
-        };
-        let pending = self.plan.gaps.get(stream);
-        let mut at = pending.map_or(state.low, |pending| pending.gap.last + 1);
-        let mut old_gap = None;
-        loop {
-            if at >= stored_next {
-                return Ok(false);
-            }
-            let (first, last, frame_bytes, records) = match look(self.store, stream, state.id, at)?
-            {
-                Found::Frame(out) => match out.frame.body {
-                    Body::Gap(gap) if old_gap.is_none() => {
-                        old_gap = Some((out.first, gap, out.bytes.len()));
-                        at = gap.last + 1;
-                        continue;
-                    }
-                    Body::Gap(_) => return Ok(false),
-                    Body::Records(records) => {
-                        if !wanted(&records) {
-                            return Ok(false);
-                        }
-                        (out.first, out.last, out.bytes.len(), records.len() as u64)
-                    }
-                },
-                Found::Damaged {
-                    first, frame_bytes, ..
-                } => {
-                    let after = self.store.after(state.id, first)?;
-                    let last = after.map_or(stored_next, |next| next.first) - 1;
-                    (first, last, frame_bytes, last - first + 1)
-                }
-                Found::Hole { until } => {
-                    let last = until.unwrap_or(stored_next) - 1;
-                    (at, last, 0, last - at + 1)
-                }
-            };
-            self.plan
-                .changes
-                .remove
-                .push((state.id, first, frame_bytes));
-            state.bytes = state.bytes.saturating_sub(frame_bytes as u64);
-            state.records = state.records.saturating_sub(records);
-            state.evicted += records;
-            self.plan.touched.insert(stream.to_owned());
-
-            // The receiver needs to be told only about what it does not have.
-            let mut gap_first = first.max(state.acked + 1);
-            let mut lost = (last + 1).saturating_sub(gap_first).min(records);
-            if let Some((old_first, old, old_bytes)) = old_gap {
-                self.plan
-                    .changes
-                    .remove
-                    .push((state.id, old_first, old_bytes));
-                state.bytes = state.bytes.saturating_sub(old_bytes as u64);
-                if old.last > state.acked {
-                    gap_first = gap_first.min(old_first);
-                    lost += old.lost;
-                }
-            }
-            if let Some(pending) = self.plan.gaps.get_mut(stream) {
-                pending.gap.last = last;
-                pending.gap.reason = reason;
-                pending.gap.lost += lost;
-            } else if gap_first <= last {
-                let gap = Gap { last, reason, lost };
-                self.plan.gaps.insert(
-                    stream.to_owned(),
-                    PendingGap {
-                        first: gap_first,
-                        gap,
-                    },
-                );
-                state.bytes += GAP_BYTES;
-            }
-            state.low = self
-                .plan
-                .gaps
-                .get(stream)
-                .map_or(last + 1, |pending| pending.first);
-            return Ok(true);
         }
     }
 
@@ -535,9 +358,6 @@ impl<'a> Group<'a> {
         state.bytes += bytes;
         state.records += records.len() as u64;
         state.next += records.len() as u64;
-        if state.oldest_ms.is_none() {
-            state.oldest_ms = records.first().map(|record| record.time_ms);
-        }
         self.plan.touched.insert(stream.to_owned());
         self.plan.durable = true;
         Appended {

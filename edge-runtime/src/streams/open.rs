@@ -6,7 +6,7 @@ use fleet_api::frame::{Body, Gap, GapReason};
 use super::group::{GAP_BYTES, encode_gap};
 use super::read::{Found, look};
 use super::state::{
-    CURSOR_NOTES, Cursors, Published, STREAM_NOTES, Shared, States, StreamNote, StreamState,
+    CURSOR_NOTES, Cursors, Head, Published, STREAM_NOTES, Shared, States, StreamNote, StreamState,
     stream_note,
 };
 use crate::buffer::{
@@ -63,7 +63,8 @@ pub(super) fn open(
         skip_lost_tails(store.as_ref(), &bounds, &mut states)?;
     }
     for (name, state) in &mut states {
-        state.oldest_ms = oldest(store.as_ref(), name, state)?;
+        state.released = state.released.clamp(state.low, state.next);
+        state.oldest = oldest(store.as_ref(), name, state)?;
     }
 
     let published = Published {
@@ -113,13 +114,19 @@ fn skip_lost_tails(
     store.commit(&changes, Durability::Durable)
 }
 
-/// Time of the oldest record, unless the place is damaged.
+/// The oldest record that is not released, unless the place is damaged.
 pub(super) fn oldest(
     store: &dyn FrameStore,
     name: &str,
     state: &StreamState,
-) -> Result<Option<u64>, BufferError> {
-    let mut at = state.low;
+) -> Result<Option<Head>, BufferError> {
+    let mut at = state.released;
+    let known = state
+        .oldest
+        .filter(|head| (at..state.next).contains(&head.at));
+    if known.is_some() {
+        return Ok(known);
+    }
     // At most one gap lies at the head.
     for _ in 0..2 {
         if at >= state.next {
@@ -127,7 +134,13 @@ pub(super) fn oldest(
         }
         match look(store, name, state.id, at)? {
             Found::Frame(out) => match &out.frame.body {
-                Body::Records(records) => return Ok(records.first().map(|r| r.time_ms)),
+                Body::Records(records) => {
+                    let time_ms = records.first().map(|record| record.time_ms);
+                    return Ok(Some(Head {
+                        at: out.first,
+                        time_ms,
+                    }));
+                }
                 Body::Gap(gap) => at = gap.last + 1,
             },
             Found::Damaged { .. } | Found::Hole { .. } => return Ok(None),

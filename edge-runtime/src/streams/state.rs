@@ -22,17 +22,39 @@ pub(super) struct StreamState {
     pub next: u64,
     /// The first sequence that the store still covers; `next` if it is empty.
     pub low: u64,
+    /// The first sequence that is not released: receiver and processor have passed what lies
+    /// below, which stays readable for a while. It is where a frame starts.
+    #[serde(default)]
+    pub released: u64,
     /// The receiver's watermark.
     pub acked: u64,
-    /// Bytes of all frames.
+    /// Bytes of the frames that are not released.
     pub bytes: u64,
-    /// Records in the frames.
+    /// Records in them.
     pub records: u64,
+    /// Bytes of the released frames.
+    #[serde(default)]
+    pub retained_bytes: u64,
+    /// Records in them.
+    #[serde(default)]
+    pub retained: u64,
     /// Records that were evicted or found damaged, ever.
     pub evicted: u64,
-    /// Time of the oldest record.
+    /// The oldest record that is not released.
     #[serde(skip)]
-    pub oldest_ms: Option<u64>,
+    pub oldest: Option<Head>,
+    /// The newest record of the oldest released frame.
+    #[serde(skip)]
+    pub kept: Option<Head>,
+}
+
+/// What is known about a frame without reading it again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Head {
+    /// Where the frame starts.
+    pub at: u64,
+    /// Time of a record of it, in milliseconds since the Unix epoch; none if it has none.
+    pub time_ms: Option<u64>,
 }
 
 impl StreamState {
@@ -41,12 +63,21 @@ impl StreamState {
             id,
             next: 1,
             low: 1,
+            released: 1,
             acked: 0,
             bytes: 0,
             records: 0,
+            retained_bytes: 0,
+            retained: 0,
             evicted: 0,
-            oldest_ms: None,
+            oldest: None,
+            kept: None,
         }
+    }
+
+    /// Bytes of all its frames.
+    pub(super) fn all_bytes(&self) -> u64 {
+        self.bytes + self.retained_bytes
     }
 }
 
@@ -84,6 +115,7 @@ pub(crate) struct Outlook {
     pub priority: u8,
     pub ack: Ack,
     pub acked: u64,
+    /// The first sequence that is not released.
     pub low: u64,
     pub next: u64,
 }
@@ -101,7 +133,7 @@ pub(super) struct Shared {
     pub store: Arc<dyn FrameStore>,
     pub changed: watch::Sender<u64>,
     pub failed: OnceLock<String>,
-    specs: RwLock<Arc<BTreeMap<String, StreamSpec>>>,
+    specs: RwLock<Option<Arc<BTreeMap<String, StreamSpec>>>>,
     published: Mutex<Published>,
 }
 
@@ -134,11 +166,18 @@ impl Shared {
             .iter()
             .map(|spec| (spec.name.as_str().to_owned(), spec.clone()))
             .collect();
-        *self.specs.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(specs);
+        *self.specs.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(specs));
     }
 
     pub(super) fn specs(&self) -> Arc<BTreeMap<String, StreamSpec>> {
-        Arc::clone(&self.specs.read().unwrap_or_else(PoisonError::into_inner))
+        let specs = self.specs.read().unwrap_or_else(PoisonError::into_inner);
+        specs.clone().unwrap_or_default()
+    }
+
+    /// Whether it is known which streams there are; nothing is freed before that.
+    pub(super) fn is_configured(&self) -> bool {
+        let specs = self.specs.read().unwrap_or_else(PoisonError::into_inner);
+        specs.is_some()
     }
 
     /// The stream's configuration, if it takes records.
@@ -166,7 +205,10 @@ impl Shared {
 
     pub(super) fn cursor(&self, processor: &str, stream: &str) -> u64 {
         let key = (processor.to_owned(), stream.to_owned());
-        self.published().cursors.get(&key).copied().unwrap_or(0)
+        let published = self.published();
+        // A new processor starts with what is not released yet.
+        let start = || published.states.get(stream).map_or(0, |s| s.released - 1);
+        published.cursors.get(&key).copied().unwrap_or_else(start)
     }
 
     pub(super) fn notify(&self) {
@@ -189,7 +231,11 @@ impl Shared {
                     name: StreamName::new(name).ok()?,
                     depth: state.records,
                     bytes: state.bytes,
-                    oldest_age_ms: state.oldest_ms.map(|oldest| now_ms.saturating_sub(oldest)),
+                    retained: state.retained,
+                    retained_bytes: state.retained_bytes,
+                    oldest_age_ms: state
+                        .oldest
+                        .and_then(|head| Some(now_ms.saturating_sub(head.time_ms?))),
                     evicted: state.evicted,
                     epoch: self.epoch,
                     next_seq: state.next,
@@ -211,7 +257,7 @@ impl Shared {
                     priority: spec.map_or(0, |spec| spec.priority),
                     ack: spec.map_or(Ack::Consumer, |spec| spec.ack),
                     acked: state.acked,
-                    low: state.low,
+                    low: state.released,
                     next: state.next,
                 })
             })

@@ -3,13 +3,14 @@ mod damage;
 mod limits;
 mod rate;
 mod serve;
+mod window;
 
 use std::path::Path;
 
 use fleet_api::deployment::OnFull;
 use fleet_api::frame::{Body, Gap};
 use fleet_api::ids::StreamName;
-use fleet_api::units::ByteSize;
+use fleet_api::units::{ByteSize, Span};
 
 use super::*;
 
@@ -20,8 +21,12 @@ fn config() -> BufferConfig {
     }
 }
 
+/// A stream that keeps nothing once it is released.
 fn spec(name: &str) -> StreamSpec {
-    StreamSpec::named(StreamName::new(name).unwrap())
+    StreamSpec {
+        keep: Span::from_ms(0),
+        ..StreamSpec::named(StreamName::new(name).unwrap())
+    }
 }
 
 fn limited(name: &str, quota: u64, on_full: OnFull) -> StreamSpec {

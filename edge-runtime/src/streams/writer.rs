@@ -89,7 +89,7 @@ impl Writer {
         let cursors = shared.published().cursors.clone();
         let bounds = Bounds::default();
         Self {
-            to_free: states.keys().cloned().collect(),
+            to_free: BTreeSet::new(),
             shared,
             states,
             cursors,
@@ -163,6 +163,7 @@ impl Writer {
             &specs,
             &mut self.states,
             &mut self.cursors,
+            unix_ms(),
         );
         let mut answers = Vec::new();
         let mut short = None;
@@ -272,7 +273,7 @@ impl Writer {
                 Command::Configured | Command::Close => {}
             }
         }
-        if failed.is_none() {
+        if failed.is_none() && self.shared.is_configured() {
             for stream in free {
                 match group.free(&stream) {
                     Ok(false) => {}
@@ -313,7 +314,7 @@ impl Writer {
                 continue;
             };
             match oldest(self.shared.store.as_ref(), name, state) {
-                Ok(time_ms) => state.oldest_ms = time_ms,
+                Ok(oldest) => state.oldest = oldest,
                 Err(error) => tracing::error!(stream = %name, %error, "cannot read the buffer"),
             }
         }
@@ -328,7 +329,7 @@ impl Writer {
 
     fn tick(&mut self) {
         self.ticked = Instant::now();
-        if self.shared.failed.get().is_none() {
+        if self.shared.failed.get().is_none() && self.shared.is_configured() {
             self.expire();
         }
         self.save_bounds();
@@ -342,9 +343,11 @@ impl Writer {
             &specs,
             &mut self.states,
             &mut self.cursors,
+            unix_ms(),
         );
-        if let Err(error) = group.expire(unix_ms()) {
-            tracing::error!(?error, "cannot evict old records");
+        match group.expire() {
+            Ok(more) => self.to_free.extend(more),
+            Err(error) => tracing::error!(?error, "cannot evict old records"),
         }
         let planned = group.finish();
         if planned.changes.is_empty() {

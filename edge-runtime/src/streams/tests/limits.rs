@@ -1,7 +1,6 @@
 use std::collections::BTreeMap;
 
 use fleet_api::frame::GapReason;
-use fleet_api::units::Span;
 use proptest::prelude::*;
 
 use super::*;
