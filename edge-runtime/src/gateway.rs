@@ -91,6 +91,14 @@ impl Gateway {
 
     /// Serves until `stop`, then lets requests under way end, for `drain` at most.
     pub async fn serve(self, parts: Parts, drain: Duration, stop: CancellationToken) {
+        if let Some(streams) = parts.streams.clone() {
+            let stop = stop.clone();
+            // Who follows a stream would otherwise make every drain take its whole time.
+            tokio::spawn(async move {
+                stop.cancelled().await;
+                streams.end_live();
+            });
+        }
         let parts = Arc::new(parts);
         let ids = Arc::new(dispatch::RequestIds::new());
         let service = move |request| {

@@ -23,6 +23,7 @@ mod error;
 mod group;
 mod http;
 mod open;
+mod range;
 mod read;
 mod rows;
 mod state;
@@ -41,6 +42,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 
 pub use self::error::AppendError;
 pub use self::http::StreamsBody;
+pub use self::range::RecordRange;
 pub use self::rows::Row;
 pub use crate::buffer::{BufferConfig, BufferError};
 
@@ -108,7 +110,7 @@ struct Inner {
     commands: std::sync::mpsc::Sender<Command>,
     queue: Arc<Semaphore>,
     writer: Mutex<Option<std::thread::JoinHandle<()>>>,
-    live: Arc<Semaphore>,
+    live: http::Live,
 }
 
 impl Streams {
@@ -132,7 +134,7 @@ impl Streams {
                 commands,
                 queue: Arc::new(Semaphore::new(QUEUE_BYTES)),
                 writer: Mutex::new(Some(thread)),
-                live: Arc::new(Semaphore::new(http::LIVE_CLIENTS)),
+                live: http::Live::default(),
             }),
         })
     }

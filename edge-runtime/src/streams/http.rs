@@ -1,32 +1,27 @@
-use std::convert::Infallible;
-use std::time::Duration;
+mod form;
+mod live;
+mod page;
+mod query;
+mod rows;
 
 use bytes::Bytes;
-use futures_util::StreamExt as _;
 use http::{Method, Request, Response, StatusCode, header};
-use http_body::{Body, Frame};
+use http_body::Body;
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited, StreamBody};
-use tokio_stream::wrappers::ReceiverStream;
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 
+pub(super) use self::live::Live;
+
+use self::form::Form;
+use self::query::QueryError;
 use super::body::{self, BodyError};
 use super::{AppendError, Streams};
 
-/// The body of an answer of [`Streams::handle`].
-pub type StreamsBody = UnsyncBoxBody<Bytes, Infallible>;
+/// The body of an answer of [`Streams::handle`]; it fails where the buffer does.
+pub type StreamsBody = UnsyncBoxBody<Bytes, AppendError>;
 
 /// The largest request body.
 const BODY_BYTES: usize = 8 << 20;
-/// Rows of one answer unless the request says otherwise.
-const ROWS: usize = 1_000;
-/// Rows of one answer at most.
-const MOST_ROWS: usize = 100_000;
-/// Bytes of rows after which an answer ends.
-const ANSWER_BYTES: usize = 8 << 20;
-/// Clients that follow streams at the same time.
-pub(super) const LIVE_CLIENTS: usize = 64;
-/// A comment is sent to a live client when nothing else was for so long.
-const LIVE_PAUSE: Duration = Duration::from_secs(15);
 
 #[derive(Debug, thiserror::Error)]
 enum HttpError {
@@ -42,9 +37,13 @@ enum HttpError {
     Path,
     #[error("{0} is not possible here")]
     Method(Method),
-    #[error("{name}={value:?} is not a number")]
-    Number { name: &'static str, value: String },
-    #[error("{LIVE_CLIENTS} clients follow streams already")]
+    #[error(transparent)]
+    Query(#[from] QueryError),
+    #[error(
+        "records come as application/x-ndjson, application/cbor-seq, application/vnd.edge.frames or text/html: accept one of them"
+    )]
+    Form,
+    #[error("{} clients follow streams already: end one of them", live::CLIENTS)]
     LiveClients,
 }
 
@@ -64,10 +63,11 @@ impl HttpError {
             Self::Append(AppendError::Busy | AppendError::Closed | AppendError::Buffer(_))
             | Self::LiveClients => StatusCode::SERVICE_UNAVAILABLE,
             Self::Body(BodyError::ContentType(_)) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::Append(AppendError::Empty) | Self::Body(_) | Self::Cut | Self::Number { .. } => {
+            Self::Append(AppendError::Empty) | Self::Body(_) | Self::Cut | Self::Query(_) => {
                 StatusCode::BAD_REQUEST
             }
             Self::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Form => StatusCode::NOT_ACCEPTABLE,
         }
     }
 
@@ -79,7 +79,8 @@ impl HttpError {
             Self::TooLarge => "body-too-large",
             Self::Path => "not-found",
             Self::Method(_) => "method-not-allowed",
-            Self::Number { .. } => "bad-query",
+            Self::Query(_) => "bad-query",
+            Self::Form => "not-acceptable",
             Self::LiveClients => "too-many-clients",
         }
     }
@@ -130,10 +131,16 @@ impl Streams {
         let parts: Vec<_> = rest.split('/').skip(1).collect();
         let method = request.method().clone();
         match (&method, parts.as_slice()) {
-            (&Method::GET, [] | [""]) => Ok(self.list()),
-            (&Method::GET, [stream]) => self.rows_of(stream, request.uri().query()).await,
+            (&Method::GET | &Method::HEAD, [] | [""]) => Ok(self.list()),
+            (&Method::GET | &Method::HEAD, [stream]) => {
+                let (headers, query) = (request.headers(), request.uri().query());
+                self.rows_of(stream, &method, headers, query).await
+            }
             (&Method::POST, [stream]) => self.post(stream, request).await,
-            (&Method::GET, [stream, "live"]) => self.live(stream, &request),
+            (&Method::GET, [stream, "live"]) => {
+                let (headers, query) = (request.headers(), request.uri().query());
+                self.live(stream, headers, query).await
+            }
             (_, [] | [_] | [_, "live"]) => Err(HttpError::Method(method)),
             _ => Err(HttpError::Path),
         }
@@ -173,127 +180,11 @@ impl Streams {
         let appended = serde_json::to_string(&appended).expect("three numbers");
         Ok(json(StatusCode::OK, appended))
     }
-
-    async fn rows_of(
-        &self,
-        stream: &str,
-        query: Option<&str>,
-    ) -> Result<Response<StreamsBody>, HttpError> {
-        let from = number(query, "from")?.unwrap_or(0);
-        let limit = number(query, "limit")?.map_or(ROWS, |limit| {
-            usize::try_from(limit).unwrap_or(MOST_ROWS).min(MOST_ROWS)
-        });
-        let mut text = String::new();
-        let mut at = from;
-        let mut left = limit;
-        while left > 0 && text.len() < ANSWER_BYTES {
-            let rows = self.read(stream, at, left).await?;
-            let Some(last) = rows.last().map(|row| row.seq) else {
-                break;
-            };
-            left -= rows.len();
-            at = last + 1;
-            for row in rows {
-                text.push_str(&row.to_json());
-                text.push('\n');
-            }
-        }
-        Ok(answer(
-            StatusCode::OK,
-            "application/x-ndjson",
-            Full::new(text.into()).boxed_unsync(),
-        ))
-    }
-
-    /// Rows as server-sent events, from `?from` or `Last-Event-ID` on, else new ones only.
-    fn live<B>(
-        &self,
-        stream: &str,
-        request: &Request<B>,
-    ) -> Result<Response<StreamsBody>, HttpError> {
-        self.inner.shared.spec(stream)?;
-        let client = std::sync::Arc::clone(&self.inner.live)
-            .try_acquire_owned()
-            .map_err(|_| HttpError::LiveClients)?;
-        let resumed = request
-            .headers()
-            .get("last-event-id")
-            .and_then(|id| id.to_str().ok()?.parse::<u64>().ok())
-            .map(|last| last.saturating_add(1));
-        let from = number(request.uri().query(), "from")?.or(resumed);
-        let mut at = from.unwrap_or_else(|| self.inner.shared.state(stream).map_or(1, |s| s.next));
-
-        let (events, receiver) = tokio::sync::mpsc::channel::<Bytes>(16);
-        let streams = self.clone();
-        let stream = stream.to_owned();
-        tokio::spawn(async move {
-            let _client = client;
-            let mut changed = streams.changed();
-            loop {
-                changed.mark_unchanged();
-                let Ok(rows) = streams.read(&stream, at, ROWS).await else {
-                    return;
-                };
-                if rows.is_empty() {
-                    if streams.failed().is_some() {
-                        return;
-                    }
-                    let waited = tokio::time::timeout(LIVE_PAUSE, changed.changed());
-                    tokio::select! {
-                        // Nobody listens any more.
-                        () = events.closed() => return,
-                        waited = waited => match waited {
-                            Ok(Ok(())) => {}
-                            Ok(Err(_)) => return,
-                            Err(_) => if events.send(Bytes::from_static(b":\n\n")).await.is_err() {
-                                return;
-                            },
-                        }
-                    }
-                }
-                for row in rows {
-                    at = row.seq + 1;
-                    let event = format!("id: {}\ndata: {}\n\n", row.seq, row.to_json());
-                    if events.send(event.into()).await.is_err() {
-                        return;
-                    }
-                }
-            }
-        });
-        let body = StreamBody::new(
-            ReceiverStream::new(receiver).map(|bytes| Ok::<_, Infallible>(Frame::data(bytes))),
-        );
-        let mut response = answer(StatusCode::OK, "text/event-stream", body.boxed_unsync());
-        response.headers_mut().insert(
-            header::CACHE_CONTROL,
-            header::HeaderValue::from_static("no-store"),
-        );
-        Ok(response)
-    }
-}
-
-fn number(query: Option<&str>, name: &'static str) -> Result<Option<u64>, HttpError> {
-    let found = query
-        .unwrap_or("")
-        .split('&')
-        .filter_map(|pair| pair.split_once('='))
-        .find(|(key, _)| *key == name);
-    found
-        .map(|(_, value)| {
-            value.parse().map_err(|_| HttpError::Number {
-                name,
-                value: value.to_owned(),
-            })
-        })
-        .transpose()
 }
 
 fn json(status: StatusCode, text: String) -> Response<StreamsBody> {
-    answer(
-        status,
-        "application/json",
-        Full::new(text.into()).boxed_unsync(),
-    )
+    let body = Full::from(text).map_err(|never| match never {});
+    answer(status, "application/json", body.boxed_unsync())
 }
 
 fn answer(

@@ -104,20 +104,20 @@ impl Streams {
         from: u64,
         limit: usize,
     ) -> Result<Vec<Row>, AppendError> {
-        let mut rows = Vec::new();
+        let mut found = Vec::new();
         let mut at = from;
         // Gaps alone give no row; one read of anything else is enough for one answer.
-        while rows.is_empty() && limit > 0 {
+        while found.is_empty() && limit > 0 {
             let frames = self.frames(stream, at, limit).await?;
             let Some(last) = frames.last().map(|out| out.last) else {
                 break;
             };
             for out in frames {
-                push_rows(&mut rows, out, from, limit);
+                found.extend(rows(out, from).take(limit - found.len()));
             }
             at = last + 1;
         }
-        Ok(rows)
+        Ok(found)
     }
 
     /// Has the writer look at `seq` again and, if it is damaged or `reason`
@@ -174,16 +174,14 @@ fn scan(
     Ok((frames, None))
 }
 
-fn push_rows(rows: &mut Vec<Row>, out: OutFrame, from: u64, limit: usize) {
-    let Body::Records(records) = out.frame.body else {
-        return;
+/// The records of a frame from sequence `from` on.
+pub(super) fn rows(frame: OutFrame, from: u64) -> impl Iterator<Item = Row> {
+    let records = match frame.frame.body {
+        Body::Records(records) => records,
+        Body::Gap(_) => Vec::new(),
     };
-    let sequenced = (out.first..).zip(records);
-    let left = limit - rows.len();
-    rows.extend(
-        sequenced
-            .filter(|(seq, _)| *seq >= from)
-            .take(left)
-            .map(|(seq, record)| Row { seq, record }),
-    );
+    (frame.first..)
+        .zip(records)
+        .filter(move |(seq, _)| *seq >= from)
+        .map(|(seq, record)| Row { seq, record })
 }

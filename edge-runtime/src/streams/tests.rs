@@ -1,6 +1,7 @@
 mod crash;
 mod damage;
 mod limits;
+mod ranges;
 mod rate;
 mod serve;
 mod window;
