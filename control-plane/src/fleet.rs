@@ -9,6 +9,7 @@
 mod catalogue;
 mod deploy;
 mod enroll;
+mod events;
 mod ingest;
 mod observed;
 mod planner;

@@ -7,6 +7,7 @@ mod dashboard;
 mod deployments;
 mod enroll;
 mod error;
+mod events;
 mod figures;
 mod health;
 mod listener;

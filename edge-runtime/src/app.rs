@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use fleet_api::event::{self, EventKind};
 use fleet_api::presence::{Capabilities, Presence};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
@@ -14,6 +15,7 @@ use crate::clock::unix_ms;
 use crate::config::Config;
 use crate::control::{self, Control};
 use crate::data_dir::DataDir;
+use crate::events;
 use crate::gateway::{Admin, Gateway, GrpcGateway, Parts};
 use crate::handlers::{Handlers, HandlersConfig};
 use crate::health::NodeHealth;
@@ -60,6 +62,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let streams = tokio::task::spawn_blocking(move || Streams::open(&folder, buffer))
         .await
         .context("open the buffer")??;
+    streams.configure(&[event::stream()]);
+    let version = env!("CARGO_PKG_VERSION");
+    let started = format!("edge-runtime {version} has started");
+    streams.events().note(EventKind::Start, None, started);
     let folder = data.keyvalue();
     let keyvalue = tokio::task::spawn_blocking(move || KeyValue::open(&folder)).await;
     let handlers = Handlers::start(
@@ -131,6 +137,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         streams.clone(),
         stop.clone(),
     ));
+    tasks.spawn(events::run(streams.clone(), stop.clone()));
     tasks.spawn(uplink::run(
         uplink_config(&identity),
         streams.clone(),

@@ -30,6 +30,7 @@ pub mod models;
 pub mod processors;
 
 mod buffer;
+pub mod events;
 pub mod streams;
 pub mod uplink;
 

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use fleet_api::artifact::Reference;
 use fleet_api::desired::StreamSpec;
+use fleet_api::event::EventKind;
 use fleet_api::ids::StreamName;
 use fleet_api::units::ByteSize;
 use tokio::sync::watch;
@@ -181,6 +182,9 @@ impl Work {
                 last,
                 "set a batch aside that cannot be processed"
             );
+            let text = format!("{processor} cannot process {from} to {last}: set aside");
+            let events = self.streams.events();
+            events.note(EventKind::DeadLetter, Some(stream), text);
             self.set_aside(&batch)
         } else {
             let records = batch

@@ -52,6 +52,7 @@ pub(crate) use self::state::Outlook;
 use self::state::Shared;
 use self::writer::{Command, Writer};
 use crate::clock::unix_ms;
+use crate::events::Events;
 
 /// Bytes of records that may wait for the writer.
 const QUEUE_BYTES: usize = 16 << 20;
@@ -281,6 +282,11 @@ impl Streams {
     /// Why the buffer takes nothing any more, if so; only a restart helps.
     pub fn failed(&self) -> Option<String> {
         self.inner.shared.failed.get().cloned()
+    }
+
+    /// Takes what is worth a line in the fleet's log.
+    pub fn events(&self) -> &Events {
+        &self.inner.shared.events
     }
 
     /// Bytes that the buffer takes on the disk.

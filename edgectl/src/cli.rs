@@ -56,6 +56,8 @@ pub(crate) enum Command {
         /// The node's id.
         name: NodeId,
     },
+    /// Show what nodes tell: gaps, refusals, lost sources and the like.
+    Events(EventsArgs),
     /// List deployments and how far their nodes are.
     Deployments,
     /// Delete a deployment, or forget a node.
@@ -73,6 +75,18 @@ pub(crate) enum Command {
         #[arg(value_enum)]
         shell: clap_complete::Shell,
     },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EventsArgs {
+    /// Only those of this node.
+    pub(crate) node: Option<NodeId>,
+    /// Stay, and show new ones as they come.
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// How many to begin with.
+    #[arg(short = 'n', long, default_value_t = 50, value_name = "COUNT")]
+    pub(crate) last: u32,
 }
 
 #[derive(Debug, Subcommand)]

@@ -9,6 +9,7 @@ mod artifacts;
 mod cli;
 mod client;
 mod deployments;
+mod events;
 mod login;
 mod nodes;
 mod output;
@@ -48,6 +49,7 @@ async fn run(cli: Cli) -> Result<()> {
         Command::Apply(args) => apply::run(&args, client, format).await,
         Command::Nodes { selector } => nodes::list(&client()?, selector.as_ref(), format).await,
         Command::Node { name } => nodes::show(&client()?, &name, format).await,
+        Command::Events(args) => events::run(&client()?, &args, format).await,
         Command::Deployments => deployments::list(&client()?, format).await,
         Command::Delete(DeleteCommand::Deployment { name }) => {
             deployments::delete(&client()?, &name, format).await

@@ -335,6 +335,12 @@ pub enum DeploymentError {
     /// A handler has no route and no stream that uses it.
     #[error("handler {0} would never run: give it a route or name it as a stream's processor")]
     Idle(Name),
+    /// A stream has the name of the node's own.
+    #[error(
+        "stream {} is the node's own: give yours another name",
+        crate::event::STREAM
+    )]
+    ReservedStream,
     /// A stream's priority is out of range.
     #[error("stream {stream} has priority {priority}: use 0 to 9")]
     Priority {
@@ -426,6 +432,9 @@ impl Deployment {
             }
         }
         for stream in &self.streams {
+            if stream.name.as_str() == crate::event::STREAM {
+                return Err(DeploymentError::ReservedStream);
+            }
             if stream.priority > 9 {
                 return Err(DeploymentError::Priority {
                     stream: stream.name.clone(),

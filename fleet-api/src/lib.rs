@@ -32,6 +32,8 @@ pub mod artifact;
 pub mod deployment;
 /// What a node shall run.
 pub mod desired;
+/// What happens on a node.
+pub mod event;
 /// The files that an ONNX model keeps its weights in.
 pub mod external_data;
 /// The binary frame of device records.

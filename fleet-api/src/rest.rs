@@ -2,6 +2,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::artifact::ArtifactKind;
 use crate::deployment::Deployment;
+use crate::event::Event;
 use crate::health::Health;
 use crate::ids::{Digest, Name, NodeId, StreamName, Version};
 use crate::labels::Labels;
@@ -237,6 +238,19 @@ pub struct ArchiveStream {
     pub duplicates: u64,
     /// Sequences that a node's limits evicted, since the control plane started.
     pub gaps: u64,
+}
+
+/// `GET /api/v1/events`: what nodes tell.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct NodeEvent {
+    /// Its place in the fleet's log; grows.
+    pub id: u64,
+    /// The node that tells it.
+    pub node: NodeId,
+    /// What it tells.
+    #[serde(flatten)]
+    pub event: Event,
 }
 
 /// `GET /api/v1/info`: the control plane itself.

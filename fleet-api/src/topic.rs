@@ -21,11 +21,20 @@ pub enum NodeTopic {
     Stream(StreamName),
     /// The receiver's watermark of a stream; retained.
     StreamAck(StreamName),
-    /// State changes worth a line in the fleet's log.
+    /// Frames of the node's own stream: what is worth a line in the fleet's log.
     Events,
 }
 
 impl NodeTopic {
+    /// The topic on which a stream's frames go.
+    pub fn of_stream(stream: StreamName) -> Self {
+        if stream.as_str() == crate::event::STREAM {
+            Self::Events
+        } else {
+            Self::Stream(stream)
+        }
+    }
+
     /// The topic's full name for `node`.
     pub fn name(&self, node: &NodeId) -> String {
         match self {

@@ -4,6 +4,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use fleet_api::event;
+use fleet_api::ids::StreamName;
 use fleet_api::topic::NodeTopic;
 use mqtt5::broker::BrokerConfig;
 use mqtt5::broker::client_handler::ClientHandler;
@@ -141,23 +143,26 @@ async fn take(outlets: &Outlets, topic: &str, payload: bytes::Bytes) {
     let Some((node, topic)) = NodeTopic::parse(topic) else {
         return;
     };
+    let stream = match &topic {
+        NodeTopic::Stream(stream) => Some(stream.clone()),
+        NodeTopic::Events => StreamName::new(event::STREAM).ok(),
+        _ => None,
+    };
     // A closed outlet means that the process is on its way down; the node will send again.
-    match topic {
-        NodeTopic::Stream(stream) => {
-            let frame = NodeFrame {
-                node,
-                stream,
-                payload,
-            };
-            let _ = outlets.frames.send(frame).await;
-        }
-        topic => {
-            let message = NodeMessage {
-                node,
-                topic,
-                payload,
-            };
-            let _ = outlets.messages.send(message).await;
-        }
+    if !matches!(topic, NodeTopic::Stream(_)) {
+        let message = NodeMessage {
+            node: node.clone(),
+            topic,
+            payload: payload.clone(),
+        };
+        let _ = outlets.messages.send(message).await;
+    }
+    if let Some(stream) = stream {
+        let frame = NodeFrame {
+            node,
+            stream,
+            payload,
+        };
+        let _ = outlets.frames.send(frame).await;
     }
 }

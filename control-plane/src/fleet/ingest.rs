@@ -1,3 +1,6 @@
+use bytes::Bytes;
+use fleet_api::event::{self, Event};
+use fleet_api::frame::{Body, Frame};
 use fleet_api::health::Health;
 use fleet_api::ids::NodeId;
 use fleet_api::presence::Presence;
@@ -47,8 +50,7 @@ impl IngestTask {
                 NodeTopic::Health => self.take_health(&node, &payload),
                 NodeTopic::Events => {
                     self.fleet.observed().heard(&node);
-                    let text = String::from_utf8_lossy(&payload);
-                    tracing::info!(%node, event = %text.chars().take(2000).collect::<String>(), "a node tells");
+                    self.take_events(&node, &payload).await;
                 }
                 NodeTopic::Desired | NodeTopic::Stream(_) | NodeTopic::StreamAck(_) => {}
             }
@@ -91,6 +93,31 @@ impl IngestTask {
             tracing::error!(%node, %error, "could not keep a node's report");
         }
         self.fleet.observed().take_reported(node, reported);
+    }
+
+    async fn take_events(&self, node: &NodeId, payload: &Bytes) {
+        let frame = match Frame::decode(event::STREAM, payload) {
+            Ok(frame) => frame,
+            Err(error) => {
+                return tracing::warn!(%node, %error, "dropped events that cannot be read");
+            }
+        };
+        let Body::Records(records) = &frame.body else {
+            return;
+        };
+        let events: Vec<(u64, Event)> = (frame.first..)
+            .zip(records)
+            .filter_map(|(seq, record)| Some((seq, serde_json::from_slice(&record.value).ok()?)))
+            .collect();
+        if let Err(error) = self
+            .fleet
+            .0
+            .store
+            .keep_events(node, frame.epoch, &events)
+            .await
+        {
+            tracing::error!(%node, %error, "could not keep a node's events");
+        }
     }
 
     fn take_health(&self, node: &NodeId, payload: &[u8]) {

@@ -1,7 +1,9 @@
 use axum::Json;
 use utoipa::OpenApi;
 
-use super::{archive, artifacts, dashboard, deployments, enroll, health, nodes, oci, tokens};
+use super::{
+    archive, artifacts, dashboard, deployments, enroll, events, health, nodes, oci, tokens,
+};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -29,6 +31,7 @@ use super::{archive, artifacts, dashboard, deployments, enroll, health, nodes, o
         deployments::apply,
         deployments::remove,
         archive::list,
+        events::list,
         oci::version,
         oci::catalog,
         oci::uploads::start,

@@ -8,8 +8,8 @@ use axum::routing::{delete, get, patch, post, put};
 
 use super::error::ApiError;
 use super::{
-    Api, archive, artifacts, dashboard, deployments, enroll, health, nodes, oci, openapi, tokens,
-    unread,
+    Api, archive, artifacts, dashboard, deployments, enroll, events, health, nodes, oci, openapi,
+    tokens, unread,
 };
 
 /// REST bodies are small; the registry sets bounds of its own.
@@ -46,6 +46,7 @@ routes! { REST, rest:
     post   "/api/v1/deployments"              => deployments::apply,
     delete "/api/v1/deployments/{name}"       => deployments::remove,
     get    "/api/v1/archive"                  => archive::list,
+    get    "/api/v1/events"                   => events::list,
 }
 
 routes! { OCI, oci:

@@ -2,6 +2,7 @@ use std::path::PathBuf;
 
 use fleet_api::artifact::PinnedArtifact;
 use fleet_api::desired::{Desired, DesiredHandler, DesiredModel};
+use fleet_api::event;
 use fleet_api::model_files::FileRole;
 use fleet_api::reported::ArtifactState;
 
@@ -174,8 +175,10 @@ impl Workload {
             .iter()
             .map(|(_, handler)| handler.clone())
             .collect();
-        self.streams
-            .configure(&crate::processors::with_dead_letters(&desired.streams));
+        let mut streams = crate::processors::with_dead_letters(&desired.streams);
+        streams.retain(|stream| stream.name.as_str() != event::STREAM);
+        streams.push(event::stream());
+        self.streams.configure(&streams);
         self.models.switch(models);
         if let Err(error) = self.handlers.switch(handlers) {
             // `prepare` has checked the routes; a ledger of another version may still have more.

@@ -13,6 +13,12 @@ pub enum AppendError {
         /// The names there are.
         known: String,
     },
+    /// Only the node itself writes to it.
+    #[error("stream {stream:?} is the node's own: send records to another one")]
+    Reserved {
+        /// The stream.
+        stream: String,
+    },
     /// It was taken off the node and only empties itself.
     #[error("stream {stream:?} was removed from this node and takes no more records")]
     Removed {
@@ -90,6 +96,7 @@ impl AppendError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Unknown { .. } => "unknown-stream",
+            Self::Reserved { .. } => "reserved-stream",
             Self::Removed { .. } => "removed-stream",
             Self::Full { .. } => "stream-full",
             Self::LargerThanQuota { .. } => "larger-than-quota",

@@ -51,6 +51,7 @@ impl HttpError {
     fn status(&self) -> StatusCode {
         match self {
             Self::Append(AppendError::Unknown { .. }) | Self::Path => StatusCode::NOT_FOUND,
+            Self::Append(AppendError::Reserved { .. }) => StatusCode::FORBIDDEN,
             Self::Append(AppendError::Removed { .. }) => StatusCode::GONE,
             Self::Append(AppendError::Full { .. } | AppendError::NoSpace { .. }) => {
                 StatusCode::INSUFFICIENT_STORAGE
@@ -162,6 +163,10 @@ impl Streams {
     {
         // A client with the wrong name need not send its body.
         self.inner.shared.spec(stream)?;
+        if stream == fleet_api::event::STREAM {
+            let stream = stream.to_owned();
+            return Err(AppendError::Reserved { stream }.into());
+        }
         let (head, body) = request.into_parts();
         let content_type = head
             .headers

@@ -1,6 +1,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use fleet_api::event::EventKind;
 use fleet_api::frame::{Body, Gap, GapReason};
 
 use super::group::{GAP_BYTES, encode_gap};
@@ -72,6 +73,13 @@ pub(super) fn open(
         cursors,
     };
     let shared = Shared::new(dir.to_owned(), opened.epoch, store, published);
+    if let Some((path, reason)) = &opened.quarantined {
+        let text = format!(
+            "the buffer was damaged ({reason}) and lies in {}",
+            path.display()
+        );
+        shared.events.note(EventKind::Quarantine, None, text);
+    }
     Ok((Arc::new(shared), states, opened.space))
 }
 

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use super::AppendError;
 use crate::buffer::{FrameStore, StreamId};
+use crate::events::Events;
 
 /// What the store says about one stream; kept in a note that changes with its frames.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -133,6 +134,7 @@ pub(super) struct Shared {
     pub store: Arc<dyn FrameStore>,
     pub changed: watch::Sender<u64>,
     pub failed: OnceLock<String>,
+    pub events: Events,
     specs: RwLock<Option<Arc<BTreeMap<String, StreamSpec>>>>,
     published: Mutex<Published>,
 }
@@ -156,6 +158,7 @@ impl Shared {
             store,
             changed: watch::Sender::new(0),
             failed: OnceLock::new(),
+            events: Events::default(),
             specs: RwLock::default(),
             published: Mutex::new(published),
         }

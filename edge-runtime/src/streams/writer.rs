@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
+use fleet_api::event::EventKind;
 use fleet_api::frame::{GapReason, Record};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
@@ -321,6 +322,14 @@ impl Writer {
         let mut published = self.shared.published();
         for name in touched {
             if let Some(state) = self.states.get(name) {
+                let before = published.states.get(name).map_or(0, |s| s.evicted);
+                if state.evicted > before {
+                    let text = format!(
+                        "{} records are not there any more: evicted, expired or damaged",
+                        state.evicted - before
+                    );
+                    self.shared.events.note(EventKind::Gap, Some(name), text);
+                }
                 published.states.insert(name.clone(), state.clone());
             }
         }

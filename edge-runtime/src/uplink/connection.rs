@@ -3,6 +3,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fleet_api::frame::{GapReason, MAX_FRAME_BYTES, Watermark};
+use fleet_api::ids::StreamName;
 use fleet_api::topic::{self, NodeTopic};
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{
@@ -197,7 +198,7 @@ impl Connection<'_> {
                     frame,
                     again,
                 }) => {
-                    let topic = format!("{}/{}/streams/{stream}", topic::ROOT, self.config.node);
+                    let topic = self.topic(&stream);
                     let bytes = frame.bytes.len();
                     if topic.len() + bytes + PUBLISH_BYTES > self.largest_packet {
                         self.give_up(&stream, frame.first, bytes).await?;
@@ -218,6 +219,15 @@ impl Connection<'_> {
             }
         }
         Ok(())
+    }
+
+    fn topic(&self, stream: &str) -> String {
+        let node = &self.config.node;
+        StreamName::new(stream).map_or_else(
+            // A name out of the buffer was checked before it got there.
+            |_| format!("{}/{node}/streams/{stream}", topic::ROOT),
+            |stream| NodeTopic::of_stream(stream).name(node),
+        )
     }
 
     /// A frame that this broker can never take would stop its stream for ever.

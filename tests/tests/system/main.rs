@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod changed_artifact;
+mod events;
 mod first_handler;
 mod fixtures;
 mod foreign_guests;
