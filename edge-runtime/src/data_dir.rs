@@ -93,7 +93,10 @@ impl DataDir {
             }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                 let mut entries = std::fs::read_dir(path).map_err(io)?;
-                let foreign = entries.any(|entry| entry.is_ok_and(|e| e.file_name() != "lock"));
+                // A power cut at the first start leaves an unfinished version file.
+                let own = ["lock", "version.tmp"];
+                let foreign = entries
+                    .any(|entry| entry.is_ok_and(|e| !own.iter().any(|own| e.file_name() == *own)));
                 if foreign {
                     return Err(DataDirError::Foreign {
                         path: path.to_owned(),
@@ -223,6 +226,14 @@ mod tests {
         );
         drop(first);
         DataDir::open(&path).expect("opens again");
+    }
+
+    #[test]
+    fn opens_what_a_power_cut_at_the_first_start_has_left() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        std::fs::write(folder.path().join("lock"), "").expect("written");
+        std::fs::write(folder.path().join("version.tmp"), "").expect("written");
+        DataDir::open(folder.path()).expect("opens");
     }
 
     #[test]
