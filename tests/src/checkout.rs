@@ -20,12 +20,7 @@ impl Checkout {
     /// # Errors
     /// Says how to build it if it is not there.
     pub fn program(name: &str) -> Result<PathBuf> {
-        let own = std::env::current_exe()?;
-        let mut folder = own.parent().expect("an executable lies in a folder");
-        if folder.ends_with("deps") {
-            folder = folder.parent().expect("deps lies in a profile's folder");
-        }
-        let path = folder.join(name);
+        let path = Self::beside(name)?;
         if !path.exists() {
             bail!(
                 "{} is not there: run `cargo build --workspace --bins`",
@@ -33,6 +28,19 @@ impl Checkout {
             );
         }
         Ok(path)
+    }
+
+    /// Where a file lies that is built in the same profile as this program.
+    ///
+    /// # Errors
+    /// If this program's own place is not known.
+    pub fn beside(name: &str) -> Result<PathBuf> {
+        let own = std::env::current_exe()?;
+        let mut folder = own.parent().expect("an executable lies in a folder");
+        if folder.ends_with("deps") {
+            folder = folder.parent().expect("deps lies in a profile's folder");
+        }
+        Ok(folder.join(name))
     }
 
     /// A file below `artifacts/`, which set-up fills.

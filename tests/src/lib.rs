@@ -18,6 +18,8 @@ pub mod checkout;
 pub mod control_plane;
 /// A device that sends records and counts what was acknowledged.
 pub mod device;
+/// Random numbers from a seed.
+pub mod dice;
 /// An edge runtime's process.
 pub mod edge;
 /// The operator's command line.
@@ -26,19 +28,29 @@ pub mod edgectl;
 pub mod fleet;
 /// HTTP clients.
 pub mod http;
+/// Power cuts by preload: what one leaves of a folder.
+pub mod power_cut;
 /// Child processes that never outlive their owner.
 pub mod process;
+/// What a data folder has to hold.
+pub mod promise;
 /// `edge-runtime serve`.
 pub mod serve;
+/// The preloaded library between a program and its disk.
+pub mod shim;
+/// Work that is cut short, and what is left of it.
+pub mod trial;
 /// Waiting for a condition.
 pub mod wait;
 
 pub use checkout::Checkout;
 pub use control_plane::ControlPlane;
 pub use device::Device;
+pub use dice::Dice;
 pub use edge::Edge;
 pub use edgectl::Edgectl;
 pub use fleet::Fleet;
 pub use process::Process;
 pub use serve::Serve;
+pub use shim::Shim;
 pub use wait::until;

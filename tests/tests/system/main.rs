@@ -19,6 +19,7 @@ mod model_versions;
 mod offline;
 mod operator_cases;
 mod pictures;
+mod power_cuts;
 mod refused_artifacts;
 mod refused_deployments;
 mod refused_starts;

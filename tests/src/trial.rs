@@ -1,0 +1,13 @@
+//! Trials of a data folder: work on it is cut short or disturbed, what is left is examined.
+//!
+//! ```text
+//!  stream-work append + shim ─► log ─► Disk ─ cut ─► folder ─► stream-work audit ─► Verdict ─► Tally
+//! ```
+
+mod audit;
+mod cuts;
+mod tally;
+
+pub use audit::{Auditor, promised_in, work};
+pub use cuts::{Cuts, chained_cuts, power_cuts};
+pub use tally::Tally;
