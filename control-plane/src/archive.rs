@@ -8,8 +8,11 @@
 //! watermarks are read from the names. A node hears of a record's safety only after the file is
 //! on disk, so whatever a crash takes, the node sends again, and what came twice is dropped.
 
+mod fields;
 mod files;
 mod intake;
+mod names;
+mod table;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -20,15 +23,17 @@ use fleet_api::ids::{NodeId, StreamName};
 use fleet_api::rest::ArchiveStream;
 use fleet_api::topic::NodeTopic;
 use futures_util::{StreamExt as _, stream};
-use object_store::ObjectStore;
+use object_store::{ObjectMeta, ObjectStore};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::{BrokerHandle, NodeFrame};
 use crate::config::ArchiveConfig;
+use fields::Shape;
 use files::FileError;
-use intake::{Intake, Piece, Taken};
+use intake::{Bounds, Intake, Piece, Receipt, Taken};
+use names::{FileName, Kind, Span};
 
 /// Files that are written at the same time.
 const WRITERS: usize = 8;
@@ -52,10 +57,20 @@ pub(crate) struct Archive {
     frames: mpsc::Receiver<NodeFrame>,
     nodes: BrokerHandle,
     streams: BTreeMap<Key, Intake>,
+    shapes: BTreeMap<Key, KnownShape>,
     handle: ArchiveHandle,
     pending_bytes: usize,
     /// When what is pending must be in files.
     due: Option<Instant>,
+    /// A write has failed: none before this moment.
+    not_before: Option<Instant>,
+}
+
+/// What is known of the fields of a stream's records.
+enum KnownShape {
+    /// To be read from the newest file.
+    In(ObjectMeta),
+    Known(Shape),
 }
 
 /// What the archive has, for those who ask.
@@ -71,14 +86,27 @@ impl Archive {
         nodes: BrokerHandle,
     ) -> Result<Self, ArchiveError> {
         let mut streams: BTreeMap<Key, Intake> = BTreeMap::new();
-        let mut listing = objects.list(Some(&files::root()));
+        let mut newest: BTreeMap<Key, ObjectMeta> = BTreeMap::new();
+        let mut listing = objects.list(Some(&names::root()));
         while let Some(object) = listing.next().await {
-            if let Some(found) = files::parse(&object?.location) {
-                let intake = streams.entry((found.node, found.stream)).or_default();
-                intake.restore(found.epoch, found.last);
+            let object = object?;
+            let Some(name) = FileName::parse(&object.location) else {
+                continue;
+            };
+            let key = (name.node, name.stream);
+            let intake = streams.entry(key.clone()).or_default();
+            let written = object.last_modified;
+            intake.restore(name.span, written.timestamp_millis());
+            let is_newer = newest.get(&key).is_none_or(|o| o.last_modified <= written);
+            if name.kind == Kind::Records && is_newer {
+                newest.insert(key, object);
             }
         }
         drop(listing);
+        let shapes = newest
+            .into_iter()
+            .map(|(key, object)| (key, KnownShape::In(object)))
+            .collect();
         let handle = ArchiveHandle::default();
         for (key, intake) in &streams {
             handle.update(key, intake);
@@ -89,9 +117,11 @@ impl Archive {
             frames,
             nodes,
             streams,
+            shapes,
             handle,
             pending_bytes: 0,
             due: None,
+            not_before: None,
         })
     }
 
@@ -137,7 +167,11 @@ impl Archive {
         let key = (node, stream);
         let intake = self.streams.entry(key.clone()).or_default();
         let before = intake.pending_bytes();
-        let taken = intake.take(frame, Instant::now());
+        let receipt = Receipt {
+            at: Instant::now(),
+            time_ms: u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0),
+        };
+        let taken = intake.take(frame, receipt);
         let (records, bytes) = (intake.pending_records(), intake.pending_bytes());
         self.pending_bytes += bytes - before;
         match taken {
@@ -150,7 +184,7 @@ impl Archive {
                 } else {
                     self.config.flush_after.duration()
                 };
-                let due = Instant::now() + patience;
+                let due = (receipt.at + patience).max(self.not_before.unwrap_or(receipt.at));
                 self.due = Some(self.due.map_or(due, |known| known.min(due)));
             }
             // The node did not hear the last time.
@@ -168,32 +202,41 @@ impl Archive {
     /// Writes all that is pending, then tells the nodes.
     async fn flush(&mut self) {
         self.due = None;
-        let work: Vec<(Key, Vec<Piece>)> = self
-            .streams
-            .iter_mut()
-            .filter(|(_, intake)| intake.pending_bytes() > 0)
-            .map(|(key, intake)| (key.clone(), intake.pieces(self.config.flush_records)))
-            .collect();
-        let objects = &self.objects;
+        self.not_before = None;
+        let bounds = Bounds {
+            records: self.config.flush_records,
+            bytes: self.config.flush_bytes.as_usize(),
+        };
+        let mut work = Vec::new();
+        for (key, intake) in &mut self.streams {
+            if intake.pending_bytes() > 0 {
+                let shape = self.shapes.remove(key);
+                work.push((key.clone(), shape, intake.pieces(bounds)));
+            }
+        }
+        let (objects, columns) = (&self.objects, self.config.columns);
         let written: Vec<_> = stream::iter(work)
-            .map(|(key, pieces)| async move {
-                let result = write_in_order(objects, &key, pieces).await;
+            .map(|(key, shape, pieces)| async move {
+                let result = write_in_order(objects, &key, shape, pieces, columns).await;
                 (key, result)
             })
             .buffer_unordered(WRITERS)
             .collect()
             .await;
-        for (key, Written { done, rest, error }) in written {
-            if let Some(error) = error {
+        for (key, written) in written {
+            if let Some(error) = written.error {
                 tracing::error!(node = %key.0, stream = %key.1, %error, "could not archive; trying again");
-                self.due = Some(Instant::now() + BACK_OFF);
+                let later = Instant::now() + BACK_OFF;
+                self.not_before = Some(later);
+                self.due = Some(later);
             }
+            self.shapes.insert(key.clone(), written.shape);
             let Some(intake) = self.streams.get_mut(&key) else {
                 continue;
             };
-            intake.settle(&done, rest);
+            intake.settle(&written.done, written.rest);
             self.handle.update(&key, intake);
-            if !done.is_empty() {
+            if !written.done.is_empty() {
                 self.publish_watermark(&key).await;
             }
         }
@@ -213,31 +256,45 @@ impl Archive {
 
 /// How far the writing of a stream came.
 struct Written {
-    /// Epoch and last sequence of each piece that is on disk.
-    done: Vec<(u64, u64)>,
+    /// What is durable.
+    done: Vec<Span>,
     rest: Vec<Piece>,
+    shape: KnownShape,
     error: Option<FileError>,
 }
 
 /// A piece may be written only after those before it: the newest name counts as the watermark.
-async fn write_in_order(objects: &Arc<dyn ObjectStore>, key: &Key, pieces: Vec<Piece>) -> Written {
-    let mut done = Vec::new();
+async fn write_in_order(
+    objects: &Arc<dyn ObjectStore>,
+    key: &Key,
+    shape: Option<KnownShape>,
+    pieces: Vec<Piece>,
+    columns: usize,
+) -> Written {
+    let mut shape = match shape {
+        Some(KnownShape::Known(shape)) => shape,
+        Some(KnownShape::In(file)) => files::shape_of(objects, &file).await,
+        None => Shape::default(),
+    };
+    let mut written = Written {
+        done: Vec::new(),
+        rest: Vec::new(),
+        shape: KnownShape::Known(Shape::default()),
+        error: None,
+    };
     let mut pieces = pieces.into_iter();
     while let Some(piece) = pieces.next() {
-        match files::write(objects, &key.0, &key.1, &piece).await {
-            Ok(()) => done.push((piece.epoch, piece.last)),
+        match files::write(objects, (&key.0, &key.1), &piece, &mut shape, columns).await {
+            Ok(()) => written.done.push(piece.span),
             Err(error) => {
-                let rest = std::iter::once(piece).chain(pieces).collect();
-                let error = Some(error);
-                return Written { done, rest, error };
+                written.rest = std::iter::once(piece).chain(pieces).collect();
+                written.error = Some(error);
+                break;
             }
         }
     }
-    Written {
-        done,
-        rest: Vec::new(),
-        error: None,
-    }
+    written.shape = KnownShape::Known(shape);
+    written
 }
 
 async fn until(moment: Option<Instant>) {

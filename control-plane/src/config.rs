@@ -56,6 +56,8 @@ pub struct ArchiveConfig {
     pub flush_records: usize,
     /// Bytes of values in a file at most. Default 8MiB.
     pub flush_bytes: ByteSize,
+    /// Fields of records that get a column in a file at most; 0 for none. Default 200.
+    pub columns: usize,
     /// Bytes of frames in memory at most, over all nodes. Default 256MiB.
     pub memory: ByteSize,
 }
@@ -125,6 +127,7 @@ impl Default for ArchiveConfig {
             flush_after: Span::from_ms(500),
             flush_records: 20_000,
             flush_bytes: ByteSize(8 << 20),
+            columns: 200,
             memory: ByteSize(256 << 20),
         }
     }
@@ -179,6 +182,9 @@ impl Config {
         }
         if self.archive.flush_records == 0 || self.archive.flush_bytes.0 == 0 {
             return value("archive.flush_records", "must be at least 1");
+        }
+        if self.archive.columns > 10_000 {
+            return value("archive.columns", "must be at most 10000");
         }
         if self.archive.memory.0 < self.limits.mqtt_packet.0 || self.archive.memory.0 > 1 << 40 {
             return value("archive.memory", "must hold at least one MQTT packet");

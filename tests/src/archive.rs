@@ -65,11 +65,40 @@ pub fn read(data_dir: &Path, node: &str, stream: &str) -> Result<Contents> {
     let mut files = Vec::new();
     let folder = format!("objects/archive/stream={stream}/node={node}");
     collect(&data_dir.join(folder), &mut files)?;
-    for file in files {
+    for file in uncovered(files) {
         read_file(&file, node, stream, &mut contents)
             .with_context(|| format!("{} cannot be read", file.display()))?;
     }
     Ok(contents)
+}
+
+/// Leaves out the files whose sequences lie within another file: they are about to be removed.
+fn uncovered(files: Vec<PathBuf>) -> Vec<PathBuf> {
+    let spans: Vec<_> = files.iter().map(|file| span(file)).collect();
+    let is_covered = |at: usize| {
+        let Some((epoch, first, last)) = spans[at] else {
+            return false;
+        };
+        spans.iter().enumerate().any(|(other, span)| {
+            span.is_some_and(|(of, from, to)| {
+                other != at
+                    && (of == epoch && from <= first && last <= to)
+                    && ((from, to) != (first, last) || other < at)
+            })
+        })
+    };
+    let kept: Vec<_> = (0..files.len()).filter(|at| !is_covered(*at)).collect();
+    kept.into_iter().map(|at| files[at].clone()).collect()
+}
+
+/// What a file's name says: epoch, first and last sequence.
+fn span(file: &Path) -> Option<(u64, u64, u64)> {
+    let numbers = file.file_stem()?.to_str()?.split('-');
+    let numbers: Vec<u64> = numbers.map(str::parse).collect::<Result<_, _>>().ok()?;
+    match numbers[..] {
+        [epoch, first, last] => Some((epoch, first, last)),
+        _ => None,
+    }
 }
 
 fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
@@ -97,21 +126,22 @@ fn read_file(file: &Path, node: &str, stream: &str, contents: &mut Contents) -> 
             .position(|field| field.name() == name);
         at.with_context(|| format!("there is no column {name}"))
     };
-    let [node_at, stream_at, epoch_at, seq_at, value_at] = [
+    let [node_at, stream_at, epoch_at, seq_at, value_at, bytes_at] = [
         column("node")?,
         column("stream")?,
         column("epoch")?,
         column("sequence")?,
         column("value")?,
+        column("bytes")?,
     ];
     for row in reader.get_row_iter(None)? {
         let row = row?;
         let (of, on) = (row.get_string(node_at)?, row.get_string(stream_at)?);
         ensure!(of == node && on == stream, "it has a row of {on} of {of}");
         let place = (number(&row, epoch_at)?, number(&row, seq_at)?);
-        let value = match row.get_bytes(value_at) {
-            Ok(bytes) => bytes.data().to_vec(),
-            Err(_) => row.get_string(value_at)?.clone().into_bytes(),
+        let value = match row.get_string(value_at) {
+            Ok(text) => text.clone().into_bytes(),
+            Err(_) => row.get_bytes(bytes_at)?.data().to_vec(),
         };
         contents.entry(place).or_default().push(value);
     }

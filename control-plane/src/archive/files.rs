@@ -1,180 +1,97 @@
-//! The archive's files: `archive/stream=S/node=N/day=YYYY-MM-DD/EPOCH-FIRST-LAST.parquet`, and
-//! `.gap.json` where there are no records.
+//! Writes the archive's files.
 
 use std::sync::Arc;
 
-use fleet_api::frame::{Encoding, Record};
 use fleet_api::ids::{NodeId, StreamName};
-use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt as _, PutPayload};
-use parquet::basic::Compression;
-use parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt as _, PutPayload};
 use parquet::errors::ParquetError;
-use parquet::file::properties::WriterProperties;
-use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
-use parquet::schema::parser::parse_message_type;
+use parquet::file::metadata::ParquetMetaDataReader;
 use serde_json::json;
 
+use super::fields::Shape;
 use super::intake::{Content, Piece};
+use super::names::{FileName, Kind};
+use super::table::{self, Table};
 
-/// Why a file is not written.
+/// More than the footer of nearly every file.
+const FOOTER_BYTES: u64 = 64 << 10;
+
+/// Why a file is not written or read.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum FileError {
-    #[error("write the file: {0}")]
-    Put(#[from] object_store::Error),
-    #[error("encode the records: {0}")]
-    Encode(#[from] ParquetError),
-    #[error("encode the records: the encoder has stopped")]
+    #[error("reach the object store: {0}")]
+    Store(#[from] object_store::Error),
+    #[error("encode or decode records: {0}")]
+    Table(#[from] ParquetError),
+    #[error("encode or decode records: the thread for it has stopped")]
     Stopped,
 }
 
-/// What a file's name says.
-#[derive(Debug, PartialEq)]
-pub(super) struct Found {
-    pub(super) node: NodeId,
-    pub(super) stream: StreamName,
-    pub(super) epoch: u64,
-    pub(super) last: u64,
-}
-
-pub(super) fn root() -> Path {
-    Path::from("archive")
-}
-
-/// Writes a piece; when this returns it is on disk.
+/// Writes a piece; when this returns it is durable, and `shape` has learnt from it.
 pub(super) async fn write(
     objects: &Arc<dyn ObjectStore>,
-    node: &NodeId,
-    stream: &StreamName,
+    (node, stream): (&NodeId, &StreamName),
     piece: &Piece,
+    shape: &mut Shape,
+    max_columns: usize,
 ) -> Result<(), FileError> {
-    let day = jiff::Timestamp::now().strftime("%Y-%m-%d");
-    let Piece {
-        epoch, first, last, ..
-    } = piece;
-    let (ending, bytes) = match &piece.content {
+    let (kind, bytes) = match &piece.content {
         Content::Records(records) => {
-            let (node, stream) = (node.clone(), stream.clone());
-            let (epoch, first, records) = (*epoch, *first, records.clone());
-            let encode = move || encode(&node, &stream, epoch, first, &records);
-            let bytes = tokio::task::spawn_blocking(encode)
-                .await
-                .map_err(|_| FileError::Stopped)??;
-            ("parquet", bytes)
+            let table = Table {
+                node: node.clone(),
+                stream: stream.clone(),
+                epoch: piece.span.epoch,
+                first: piece.span.first,
+                records: records.clone(),
+            };
+            let (bytes, learnt) = encode(table, shape.clone(), max_columns).await?;
+            *shape = learnt;
+            (Kind::Records, bytes)
         }
         Content::Gap { reason, lost } => {
             let gap = json!({
-                "v": 1, "node": node, "stream": stream, "epoch": epoch,
-                "first": first, "last": last, "lost": lost, "reason": reason,
+                "v": 1, "node": node, "stream": stream, "epoch": piece.span.epoch,
+                "first": piece.span.first, "last": piece.span.last, "lost": lost,
+                "reason": reason,
             });
-            ("gap.json", gap.to_string().into_bytes())
+            (Kind::Gap, gap.to_string().into_bytes())
         }
     };
-    let path = format!(
-        "{}/stream={stream}/node={node}/day={day}/{epoch}-{first}-{last}.{ending}",
-        root()
-    );
-    objects
-        .put(&Path::from(path), PutPayload::from(bytes))
-        .await?;
+    let name = FileName {
+        node: node.clone(),
+        stream: stream.clone(),
+        day: piece.day,
+        span: piece.span,
+        kind,
+    };
+    objects.put(&name.path(), PutPayload::from(bytes)).await?;
     Ok(())
 }
 
-/// Reads a file's name; `None` if it is no file of the archive.
-pub(super) fn parse(path: &Path) -> Option<Found> {
-    let parts: Vec<_> = path.as_ref().split('/').collect();
-    let ["archive", stream, node, _day, name] = parts[..] else {
-        return None;
-    };
-    let span = name
-        .strip_suffix(".parquet")
-        .or_else(|| name.strip_suffix(".gap.json"))?;
-    let mut numbers = span.split('-').map(str::parse::<u64>);
-    let (epoch, _first, last) = (
-        numbers.next()?.ok()?,
-        numbers.next()?.ok()?,
-        numbers.next()?.ok()?,
-    );
-    numbers.next().is_none().then_some(())?;
-    Some(Found {
-        node: NodeId::new(node.strip_prefix("node=")?).ok()?,
-        stream: StreamName::new(stream.strip_prefix("stream=")?).ok()?,
-        epoch,
-        last,
-    })
+/// Encodes on a thread that may block.
+pub(super) async fn encode(
+    table: Table,
+    mut shape: Shape,
+    max_columns: usize,
+) -> Result<(Vec<u8>, Shape), FileError> {
+    let encoded = tokio::task::spawn_blocking(move || {
+        let bytes = table.encode(&mut shape, max_columns)?;
+        Ok::<_, ParquetError>((bytes, shape))
+    });
+    Ok(encoded.await.map_err(|_| FileError::Stopped)??)
 }
 
-fn encode(
-    node: &NodeId,
-    stream: &StreamName,
-    epoch: u64,
-    first: u64,
-    records: &[Record],
-) -> Result<Vec<u8>, ParquetError> {
-    let json = records
-        .first()
-        .is_some_and(|r| r.encoding == Encoding::Json);
-    let schema = Arc::new(parse_message_type(&format!(
-        "message record {{
-            required binary node (STRING);
-            required binary stream (STRING);
-            required int64 epoch;
-            required int64 sequence;
-            required int64 time_ms;
-            required binary encoding (STRING);
-            required binary value{};
-        }}",
-        if json { " (STRING)" } else { "" }
-    ))?);
-    let properties = WriterProperties::builder()
-        .set_compression(Compression::SNAPPY)
-        .build();
-    let mut writer = SerializedFileWriter::new(Vec::new(), schema, Arc::new(properties))?;
-    let mut group = writer.next_row_group()?;
-    let rows = records.len();
-    texts(&mut group, vec![node.as_str().into(); rows])?;
-    texts(&mut group, vec![stream.as_str().into(); rows])?;
-    numbers(&mut group, vec![number(epoch); rows])?;
-    numbers(&mut group, (first..).take(rows).map(number).collect())?;
-    numbers(
-        &mut group,
-        records.iter().map(|r| number(r.time_ms)).collect(),
-    )?;
-    texts(
-        &mut group,
-        records.iter().map(|r| r.encoding.as_str().into()).collect(),
-    )?;
-    texts(
-        &mut group,
-        records.iter().map(|r| r.value.clone().into()).collect(),
-    )?;
-    group.close()?;
-    writer.into_inner()
-}
-
-/// Parquet's integers are signed; no figure here comes near their end.
-fn number(value: u64) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
-}
-
-fn numbers(
-    group: &mut SerializedRowGroupWriter<'_, Vec<u8>>,
-    values: Vec<i64>,
-) -> Result<(), ParquetError> {
-    let mut column = group.next_column()?.expect("the schema has this column");
-    column
-        .typed::<Int64Type>()
-        .write_batch(&values, None, None)?;
-    column.close()
-}
-
-fn texts(
-    group: &mut SerializedRowGroupWriter<'_, Vec<u8>>,
-    values: Vec<ByteArray>,
-) -> Result<(), ParquetError> {
-    let mut column = group.next_column()?.expect("the schema has this column");
-    column
-        .typed::<ByteArrayType>()
-        .write_batch(&values, None, None)?;
-    column.close()
+/// Reads the shape of a stream from a file of it; an unknown one if that cannot be had.
+pub(super) async fn shape_of(objects: &Arc<dyn ObjectStore>, file: &ObjectMeta) -> Shape {
+    let mut shape = Shape::default();
+    let start = file.size.saturating_sub(FOOTER_BYTES);
+    if let Ok(end) = objects.get_range(&file.location, start..file.size).await {
+        let mut reader = ParquetMetaDataReader::new();
+        if reader.try_parse_sized(&end, file.size).is_ok()
+            && let Ok(footer) = reader.finish()
+        {
+            table::learn(&footer, &mut shape);
+        }
+    }
+    shape
 }

@@ -3,21 +3,39 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use fleet_api::frame::{Body, Encoding, Frame, Record};
+use fleet_api::frame::{Body, Frame, Record};
 use tokio::time::Instant;
+
+use super::names::{Day, Span};
 
 /// How long a hole is waited for. A node sends in order and repeats what is not acknowledged, so a
 /// hole that stays is one the node cannot fill.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A run of sequences that becomes one file.
+/// A run of sequences of one day that becomes one file.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Piece {
-    pub(super) epoch: u64,
-    pub(super) first: u64,
-    /// Inclusive.
-    pub(super) last: u64,
+    pub(super) span: Span,
+    pub(super) day: Day,
     pub(super) content: Content,
+}
+
+/// How large a file may get.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    /// Records at most.
+    pub(super) records: usize,
+    /// Bytes after which no record is added.
+    pub(super) bytes: usize,
+}
+
+/// When something came.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Receipt {
+    /// For what has to wait.
+    pub(super) at: Instant,
+    /// For people, in milliseconds since the Unix epoch.
+    pub(super) time_ms: u64,
 }
 
 /// What a piece holds.
@@ -49,7 +67,13 @@ pub(super) struct Intake {
     taken: BTreeMap<u64, u64>,
     /// The epoch that the node is sending; its watermark is what it wants to hear.
     current: Option<u64>,
+    /// When the newest file that was there at start had been written.
+    restored_ms: i64,
+    /// What may still grow.
     pending: Vec<Piece>,
+    /// What keeps its name: a write that failed may have reached the store all the same, and is
+    /// repeated under the same name.
+    formed: Vec<Piece>,
     hole_since: Option<Instant>,
     records: u64,
     duplicates: u64,
@@ -57,25 +81,29 @@ pub(super) struct Intake {
 }
 
 impl Intake {
-    /// Notes a file that was there at start.
-    pub(super) fn restore(&mut self, epoch: u64, last: u64) {
+    /// Notes a file that was there at start. Of several epochs, the one that was written last
+    /// counts as the node's.
+    pub(super) fn restore(&mut self, span: Span, written_ms: i64) {
         for marks in [&mut self.durable, &mut self.taken] {
-            let mark = marks.entry(epoch).or_default();
-            *mark = last.max(*mark);
+            let mark = marks.entry(span.epoch).or_default();
+            *mark = span.last.max(*mark);
         }
-        self.current = self.current.max(Some(epoch));
+        if self.current.is_none() || written_ms >= self.restored_ms {
+            self.current = Some(span.epoch);
+            self.restored_ms = written_ms;
+        }
     }
 
     /// Takes what is new of a frame.
-    pub(super) fn take(&mut self, frame: Frame, now: Instant) -> Taken {
+    pub(super) fn take(&mut self, frame: Frame, receipt: Receipt) -> Taken {
         let epoch = frame.epoch;
         let last = frame.last();
         self.current = Some(epoch);
         // An epoch that is new here starts wherever the node starts: it sends the oldest first.
         let mark = *self.taken.entry(epoch).or_insert(frame.first - 1);
         if frame.first > mark + 1 {
-            let since = *self.hole_since.get_or_insert(now);
-            if now.duration_since(since) < PATIENCE {
+            let since = *self.hole_since.get_or_insert(receipt.at);
+            if receipt.at.duration_since(since) < PATIENCE {
                 return Taken::Hole {
                     expected: mark + 1,
                     first: frame.first,
@@ -83,9 +111,12 @@ impl Intake {
             }
             let lost = frame.first - mark - 1;
             self.lost += lost;
-            let reason = "missing";
-            let content = Content::Gap { reason, lost };
-            self.push(epoch, mark + 1, frame.first - 1, content);
+            let span = Span {
+                epoch,
+                first: mark + 1,
+                last: frame.first - 1,
+            };
+            self.push_gap(span, "missing", lost, receipt);
         }
         self.hole_since = None;
         let skip = (mark + 1).saturating_sub(frame.first);
@@ -100,7 +131,7 @@ impl Intake {
                 let new: Vec<_> = records.into_iter().skip(skip).collect();
                 self.records += new.len() as u64;
                 let first = frame.first.max(mark + 1);
-                self.push_records(epoch, first, new);
+                self.push_records(epoch, first, new, receipt);
             }
             Body::Gap(gap) => {
                 if last <= mark {
@@ -109,78 +140,65 @@ impl Intake {
                 let first = frame.first.max(mark + 1);
                 let lost = gap.lost.min(last - first + 1);
                 self.lost += lost;
-                let reason = gap.reason.as_str();
-                self.push(epoch, first, last, Content::Gap { reason, lost });
+                let span = Span { epoch, first, last };
+                self.push_gap(span, gap.reason.as_str(), lost, receipt);
             }
         }
         self.taken.insert(epoch, last);
         Taken::Pending
     }
 
-    /// Appends records; a file holds JSON only or no JSON at all.
-    fn push_records(&mut self, epoch: u64, mut first: u64, records: Vec<Record>) {
-        let mut records = records.into_iter().peekable();
-        while let Some(record) = records.next() {
-            let json = record.encoding == Encoding::Json;
-            let mut run = vec![record];
-            while let Some(next) = records.next_if(|r| (r.encoding == Encoding::Json) == json) {
-                run.push(next);
+    /// Appends records; a file holds those of one day.
+    fn push_records(&mut self, epoch: u64, first: u64, records: Vec<Record>, receipt: Receipt) {
+        for (sequence, record) in (first..).zip(records) {
+            let day = Day::of(record.time_ms, receipt.time_ms);
+            if let Some(Piece {
+                span,
+                day: of,
+                content: Content::Records(records),
+            }) = self.pending.last_mut()
+                && (span.epoch, *of) == (epoch, day)
+            {
+                records.push(record);
+                span.last = sequence;
+                continue;
             }
-            let count = run.len() as u64;
-            self.push(epoch, first, first + count - 1, Content::Records(run));
-            first += count;
+            self.pending.push(Piece {
+                span: Span {
+                    epoch,
+                    first: sequence,
+                    last: sequence,
+                },
+                day,
+                content: Content::Records(vec![record]),
+            });
         }
     }
 
-    /// Appends a piece, to the one before it where the two make one file.
-    fn push(&mut self, epoch: u64, first: u64, last: u64, content: Content) {
-        if let Some(before) = self.pending.last_mut()
-            && before.epoch == epoch
-            && let (Content::Records(old), Content::Records(new)) = (&mut before.content, &content)
-            && is_json(old) == is_json(new)
-        {
-            old.extend_from_slice(new);
-            before.last = last;
-            return;
-        }
+    fn push_gap(&mut self, span: Span, reason: &'static str, lost: u64, receipt: Receipt) {
         self.pending.push(Piece {
-            epoch,
-            first,
-            last,
-            content,
+            span,
+            day: Day::of(receipt.time_ms, receipt.time_ms),
+            content: Content::Gap { reason, lost },
         });
     }
 
-    /// Hands over what is pending, in pieces of at most `max` records.
-    pub(super) fn pieces(&mut self, max: usize) -> Vec<Piece> {
-        let mut pieces = Vec::new();
+    /// Hands over all that has no file yet, in pieces within the bounds.
+    pub(super) fn pieces(&mut self, bounds: Bounds) -> Vec<Piece> {
+        let mut pieces = std::mem::take(&mut self.formed);
         for piece in std::mem::take(&mut self.pending) {
-            let Content::Records(records) = piece.content else {
-                pieces.push(piece);
-                continue;
-            };
-            let mut first = piece.first;
-            for chunk in records.chunks(max.max(1)) {
-                let last = first + chunk.len() as u64 - 1;
-                pieces.push(Piece {
-                    epoch: piece.epoch,
-                    first,
-                    last,
-                    content: Content::Records(chunk.to_vec()),
-                });
-                first = last + 1;
-            }
+            piece.cut(bounds, &mut pieces);
         }
         pieces
     }
 
     /// Notes which pieces are in files, and takes back those that are not.
-    pub(super) fn settle(&mut self, done: &[(u64, u64)], rest: Vec<Piece>) {
-        for (epoch, last) in done {
+    pub(super) fn settle(&mut self, done: &[Span], rest: Vec<Piece>) {
+        for Span { epoch, last, .. } in done {
             let mark = self.durable.entry(*epoch).or_default();
             *mark = (*last).max(*mark);
         }
-        self.pending.splice(0..0, rest);
+        self.formed = rest;
     }
 
     /// The watermark of the epoch that the node is in: epoch and sequence.
@@ -190,11 +208,15 @@ impl Intake {
     }
 
     pub(super) fn pending_records(&self) -> usize {
-        self.pending.iter().map(Piece::records).sum()
+        self.waiting().map(Piece::records).sum()
     }
 
     pub(super) fn pending_bytes(&self) -> usize {
-        self.pending.iter().map(Piece::bytes).sum()
+        self.waiting().map(Piece::bytes).sum()
+    }
+
+    fn waiting(&self) -> impl Iterator<Item = &Piece> {
+        self.formed.iter().chain(&self.pending)
     }
 
     pub(super) fn records(&self) -> u64 {
@@ -210,12 +232,6 @@ impl Intake {
     }
 }
 
-fn is_json(records: &[Record]) -> bool {
-    records
-        .first()
-        .is_some_and(|r| r.encoding == Encoding::Json)
-}
-
 impl Piece {
     fn records(&self) -> usize {
         match &self.content {
@@ -227,10 +243,40 @@ impl Piece {
     /// Memory that it holds, roughly.
     fn bytes(&self) -> usize {
         match &self.content {
-            Content::Records(records) => records.iter().map(|r| r.value.len() + 64).sum(),
+            Content::Records(records) => records.iter().map(record_bytes).sum(),
             Content::Gap { .. } => 64,
         }
     }
+
+    fn cut(self, bounds: Bounds, pieces: &mut Vec<Self>) {
+        let Content::Records(records) = self.content else {
+            pieces.push(self);
+            return;
+        };
+        let (mut first, mut bytes, mut run) = (self.span.first, 0, Vec::new());
+        let mut records = records.into_iter().peekable();
+        while let Some(record) = records.next() {
+            bytes += record_bytes(&record);
+            run.push(record);
+            if run.len() >= bounds.records || bytes >= bounds.bytes || records.peek().is_none() {
+                let last = first + run.len() as u64 - 1;
+                pieces.push(Self {
+                    span: Span {
+                        epoch: self.span.epoch,
+                        first,
+                        last,
+                    },
+                    day: self.day,
+                    content: Content::Records(std::mem::take(&mut run)),
+                });
+                (first, bytes) = (last + 1, 0);
+            }
+        }
+    }
+}
+
+fn record_bytes(record: &Record) -> usize {
+    record.value.len() + 64
 }
 
 #[cfg(test)]

@@ -44,7 +44,7 @@ fn topic(node: &Node) -> String {
 }
 
 /// A data connection that hears watermarks.
-async fn connect(node: &Node) -> Mqtt {
+pub(crate) async fn connect(node: &Node) -> Mqtt {
     let mut session = node
         .connect(&fleet_api::topic::data_client_id(&node.id))
         .await;
@@ -54,10 +54,10 @@ async fn connect(node: &Node) -> Mqtt {
     session
 }
 
-async fn watermark(session: &mut Mqtt, wanted: (u64, u64)) {
+pub(crate) async fn watermark(session: &mut Mqtt, wanted: (u64, u64)) {
     loop {
         let (topic, payload) = session.message().await;
-        assert!(topic.ends_with("/streams/vibration/ack"));
+        assert!(topic.ends_with("/ack"));
         let mark: Watermark = serde_json::from_slice(&payload).unwrap();
         if (mark.epoch, mark.sequence) == wanted {
             return;
@@ -83,12 +83,14 @@ fn rows(folder: &Path) -> BTreeMap<(i64, i64), Vec<String>> {
                 let row = row.unwrap();
                 assert_eq!(row.get_string(0).unwrap(), "n1");
                 assert_eq!(row.get_string(1).unwrap(), STREAM);
-                assert_eq!(row.get_long(4).unwrap(), 1000 + row.get_long(3).unwrap());
-                assert_eq!(row.get_string(5).unwrap(), "json");
+                let time_ms = row.get_timestamp_millis(4).unwrap();
+                assert_eq!(time_ms, 1000 + row.get_long(3).unwrap());
+                assert!(!row.get_bool(5).unwrap(), "1970 is no set clock");
+                assert_eq!(row.get_string(6).unwrap(), "json");
                 let key = (row.get_long(2).unwrap(), row.get_long(3).unwrap());
                 rows.entry(key)
                     .or_default()
-                    .push(row.get_string(6).unwrap().clone());
+                    .push(row.get_string(7).unwrap().clone());
             }
         }
     }

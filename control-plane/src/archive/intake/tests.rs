@@ -1,13 +1,20 @@
 use bytes::Bytes;
-use fleet_api::frame::{Gap, GapReason};
+use fleet_api::frame::{Encoding, Gap, GapReason};
 use proptest::prelude::*;
 
 use super::*;
 
-fn record(sequence: u64, encoding: Encoding) -> Record {
+/// Midnight, in the middle of the records.
+const MIDNIGHT_MS: u64 = 1_764_028_800_000;
+const BOUNDS: Bounds = Bounds {
+    records: 1000,
+    bytes: usize::MAX,
+};
+
+fn record(sequence: u64) -> Record {
     Record {
-        time_ms: sequence,
-        encoding,
+        time_ms: MIDNIGHT_MS + sequence,
+        encoding: Encoding::Json,
         value: Bytes::from(sequence.to_string()),
     }
 }
@@ -16,8 +23,12 @@ fn records(epoch: u64, first: u64, last: u64) -> Frame {
     Frame {
         epoch,
         first,
-        body: Body::Records((first..=last).map(|s| record(s, Encoding::Json)).collect()),
+        body: Body::Records((first..=last).map(record).collect()),
     }
+}
+
+fn span(epoch: u64, first: u64, last: u64) -> Span {
+    Span { epoch, first, last }
 }
 
 fn gap(epoch: u64, first: u64, last: u64) -> Frame {
@@ -32,10 +43,17 @@ fn gap(epoch: u64, first: u64, last: u64) -> Frame {
     }
 }
 
+fn now() -> Receipt {
+    Receipt {
+        at: Instant::now(),
+        time_ms: MIDNIGHT_MS,
+    }
+}
+
 /// Writes everything that is pending, as the disk would.
 fn flush(intake: &mut Intake) -> Vec<Piece> {
-    let pieces = intake.pieces(1000);
-    let done: Vec<_> = pieces.iter().map(|p| (p.epoch, p.last)).collect();
+    let pieces = intake.pieces(BOUNDS);
+    let done: Vec<_> = pieces.iter().map(|p| p.span).collect();
     intake.settle(&done, Vec::new());
     pieces
 }
@@ -44,7 +62,7 @@ fn values(pieces: &[Piece]) -> Vec<(u64, String)> {
     let mut all = Vec::new();
     for piece in pieces {
         if let Content::Records(records) = &piece.content {
-            for (sequence, record) in (piece.first..).zip(records) {
+            for (sequence, record) in (piece.span.first..).zip(records) {
                 let value = String::from_utf8(record.value.to_vec()).expect("text");
                 all.push((sequence, value));
             }
@@ -55,11 +73,11 @@ fn values(pieces: &[Piece]) -> Vec<(u64, String)> {
 
 #[test]
 fn the_watermark_waits_for_the_file() {
-    let now = Instant::now();
+    let now = now();
     let mut intake = Intake::default();
     assert_eq!(intake.take(records(7, 1, 3), now), Taken::Pending);
     assert_eq!(intake.durable(), None);
-    let pieces = intake.pieces(1000);
+    let pieces = intake.pieces(BOUNDS);
     intake.settle(&[], pieces);
     assert_eq!(intake.durable(), None, "the disk was full");
     assert_eq!(values(&flush(&mut intake)).len(), 3);
@@ -68,7 +86,7 @@ fn the_watermark_waits_for_the_file() {
 
 #[test]
 fn what_came_twice_is_dropped_also_in_part() {
-    let now = Instant::now();
+    let now = now();
     let mut intake = Intake::default();
     intake.take(records(7, 1, 3), now);
     assert_eq!(intake.take(records(7, 1, 3), now), Taken::Known);
@@ -83,7 +101,7 @@ fn what_came_twice_is_dropped_also_in_part() {
 
 #[test]
 fn a_hole_is_waited_for_and_then_named() {
-    let now = Instant::now();
+    let now = now();
     let mut intake = Intake::default();
     intake.take(records(7, 1, 2), now);
     let hole = Taken::Hole {
@@ -98,13 +116,16 @@ fn a_hole_is_waited_for_and_then_named() {
         first: 9,
     };
     assert_eq!(intake.take(records(7, 9, 9), now), hole);
-    let later = now + PATIENCE;
+    let later = Receipt {
+        at: now.at + PATIENCE,
+        ..now
+    };
     assert_eq!(intake.take(records(7, 9, 9), later), Taken::Pending);
     let pieces = flush(&mut intake);
     let gaps: Vec<_> = pieces
         .iter()
         .filter_map(|p| match &p.content {
-            Content::Gap { reason, lost } => Some((p.first, p.last, *reason, *lost)),
+            Content::Gap { reason, lost } => Some((p.span.first, p.span.last, *reason, *lost)),
             Content::Records(_) => None,
         })
         .collect();
@@ -114,7 +135,7 @@ fn a_hole_is_waited_for_and_then_named() {
 
 #[test]
 fn gaps_move_the_watermark() {
-    let now = Instant::now();
+    let now = now();
     let mut intake = Intake::default();
     intake.take(records(7, 1, 4), now);
     assert_eq!(intake.take(gap(7, 3, 8), now), Taken::Pending);
@@ -126,9 +147,9 @@ fn gaps_move_the_watermark() {
 
 #[test]
 fn a_new_epoch_starts_over() {
-    let now = Instant::now();
+    let now = now();
     let mut intake = Intake::default();
-    intake.restore(7, 100);
+    intake.restore(span(7, 1, 100), 0);
     assert_eq!(intake.durable(), Some((7, 100)));
     assert_eq!(intake.take(records(8, 1, 2), now), Taken::Pending);
     flush(&mut intake);
@@ -137,34 +158,81 @@ fn a_new_epoch_starts_over() {
 }
 
 #[test]
-fn a_file_holds_json_only_or_none() {
-    let now = Instant::now();
+fn after_a_restart_the_epoch_that_was_written_last_is_the_nodes() {
     let mut intake = Intake::default();
-    let encodings = [
-        Encoding::Json,
-        Encoding::Json,
-        Encoding::Cbor,
-        Encoding::Bytes,
-        Encoding::Json,
+    intake.restore(span(3, 1, 20), 2_000);
+    intake.restore(span(9, 1, 50), 1_000);
+    intake.restore(span(3, 21, 30), 1_500);
+    assert_eq!(intake.durable(), Some((3, 30)));
+}
+
+#[test]
+fn a_file_holds_one_day_and_unset_clocks_go_to_the_day_of_receipt() {
+    let mut intake = Intake::default();
+    let times = [
+        MIDNIGHT_MS - 2,
+        MIDNIGHT_MS - 1,
+        MIDNIGHT_MS,
+        5,
+        MIDNIGHT_MS - 1,
+        MIDNIGHT_MS + 1,
     ];
-    let body = encodings
+    let body = times.iter().zip(1..).map(|(time_ms, sequence)| Record {
+        time_ms: *time_ms,
+        ..record(sequence)
+    });
+    let body = Body::Records(body.collect());
+    let (epoch, first) = (1, 1);
+    intake.take(Frame { epoch, first, body }, now());
+    let pieces = flush(&mut intake);
+    let days: Vec<_> = pieces
         .iter()
-        .zip(1..)
-        .map(|(e, s)| record(s, *e))
+        .map(|p| (p.span.first, p.span.last, p.day.to_string()))
         .collect();
-    intake.take(
-        Frame {
-            epoch: 1,
-            first: 1,
-            body: Body::Records(body),
-        },
-        now,
+    let expected = [
+        (1, 2, "2025-11-24"),
+        (3, 4, "2025-11-25"),
+        (5, 5, "2025-11-24"),
+        (6, 6, "2025-11-25"),
+    ];
+    assert_eq!(
+        days,
+        expected.map(|(first, last, day)| (first, last, day.to_owned()))
     );
-    let spans: Vec<_> = flush(&mut intake)
+}
+
+#[test]
+fn a_write_that_failed_is_repeated_under_the_same_name() {
+    let now = now();
+    let mut intake = Intake::default();
+    intake.take(records(1, 1, 5), now);
+    let bounds = Bounds {
+        records: 3,
+        ..BOUNDS
+    };
+    let first_try: Vec<_> = intake.pieces(bounds);
+    intake.settle(&[], first_try.clone());
+    intake.take(records(1, 6, 9), now);
+    let second_try = intake.pieces(bounds);
+    assert_eq!(second_try[..2], first_try);
+    let spans: Vec<_> = second_try
         .iter()
-        .map(|p| (p.first, p.last))
+        .map(|p| (p.span.first, p.span.last))
         .collect();
-    assert_eq!(spans, [(1, 2), (3, 4), (5, 5)]);
+    assert_eq!(spans, [(1, 3), (4, 5), (6, 8), (9, 9)]);
+}
+
+#[test]
+fn files_are_bounded_in_bytes() {
+    let mut intake = Intake::default();
+    intake.take(records(1, 1, 9), now());
+    let bytes = 3 * record_bytes(&record(1));
+    let pieces = intake.pieces(Bounds {
+        records: 100,
+        bytes,
+    });
+    let spans: Vec<_> = pieces.iter().map(|p| (p.span.first, p.span.last)).collect();
+    assert_eq!(spans, [(1, 3), (4, 6), (7, 9)]);
 }
 
 proptest! {
@@ -172,7 +240,7 @@ proptest! {
     /// every record is there once, up to the watermark.
     #[test]
     fn nothing_is_lost_or_doubled(steps in prop::collection::vec((0u8..10, 1u64..6, 0u64..8), 1..60)) {
-        let now = Instant::now();
+        let now = now();
         let mut intake = Intake::default();
         let mut files: Vec<Piece> = Vec::new();
         for (what, count, back) in steps {
@@ -182,14 +250,15 @@ proptest! {
                     // A crash: only the files are left.
                     intake = Intake::default();
                     for file in &files {
-                        intake.restore(file.epoch, file.last);
+                        intake.restore(file.span, 0);
                     }
                 }
                 2 => {
                     // The disk fails after the first piece.
-                    let mut pieces = intake.pieces(2).into_iter();
+                    let bounds = Bounds { records: 2, ..BOUNDS };
+                    let mut pieces = intake.pieces(bounds).into_iter();
                     let first = pieces.next();
-                    let done: Vec<_> = first.iter().map(|p| (p.epoch, p.last)).collect();
+                    let done: Vec<_> = first.iter().map(|p| p.span).collect();
                     files.extend(first);
                     intake.settle(&done, pieces.collect());
                 }
