@@ -4,6 +4,7 @@
 mod archive;
 mod broker;
 mod fleet;
+mod foreign_readers;
 mod identity;
 mod registry;
 mod start;
