@@ -154,6 +154,12 @@ impl Device {
         self.0.failures.load(Ordering::Relaxed)
     }
 
+    /// Whether the sequences have the order in which the records were acknowledged.
+    pub async fn is_in_order(&self) -> bool {
+        let all = self.0.acknowledged.lock().await;
+        all.values().is_sorted_by(|one, next| one < next)
+    }
+
     /// Under which place each record was acknowledged, with its text.
     pub async fn acknowledged(&self) -> BTreeMap<Place, String> {
         let all = self.0.acknowledged.lock().await;

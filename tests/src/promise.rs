@@ -128,6 +128,8 @@ pub fn record(stream: &str, seq: u64) -> String {
 pub struct Verdict {
     /// Why the folder cannot be used, if so.
     pub unopenable: Option<String>,
+    /// Whether it was opened and failed only later, so that the next start may set it aside.
+    pub failed_late: bool,
     /// Acknowledged records, values or steps that are not there, each kind with a sentence.
     pub lost: Vec<String>,
     /// What is there and should not: changed, doubled, out of order.

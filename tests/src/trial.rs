@@ -6,8 +6,14 @@
 
 mod audit;
 mod cuts;
+mod damage;
+mod io_errors;
+mod kills;
 mod tally;
 
 pub use audit::{Auditor, promised_in, work};
 pub use cuts::{Cuts, chained_cuts, power_cuts};
+pub use damage::damage;
+pub use io_errors::io_errors;
+pub use kills::{Kills, kills};
 pub use tally::Tally;

@@ -89,7 +89,7 @@ fn parse(text: &str) -> Fail {
 
 impl Config {
     /// Counts a call; what shall happen in its place.
-    pub(crate) fn fault(&self, call: usize) -> Option<Fault> {
+    pub(crate) fn fault(&self, call: usize, inode: u64) -> Option<Fault> {
         let number = COUNTS[call].fetch_add(1, Ordering::Relaxed) + 1;
         let fail = self.fail.as_ref()?;
         let due = number == fail.number || (fail.and_later && number > fail.number);
@@ -100,7 +100,7 @@ impl Config {
         log::append(
             &log::lock(),
             kinds::FAILED,
-            &[&[call], &number.to_le_bytes()],
+            &[&[call], &number.to_le_bytes(), &inode.to_le_bytes()],
         );
         Some(fail.fault)
     }

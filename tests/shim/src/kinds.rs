@@ -21,7 +21,7 @@ pub(crate) const SYNC_BEGIN: u8 = 8;
 pub(crate) const SYNC_END: u8 = 9;
 /// `text`: the program under test, or its client, knows something to be durable.
 pub(crate) const ACK: u8 = 10;
-/// `call u8 | number u64`: a call was made to fail.
+/// `call u8 | number u64 | inode u64`: a call was made to fail; the inode is 0 where there is none yet.
 pub(crate) const FAILED: u8 = 11;
 
 /// fsync
@@ -30,3 +30,6 @@ pub(crate) const HOW_FSYNC: u8 = 0;
 pub(crate) const HOW_FDATASYNC: u8 = 1;
 /// sync_file_range
 pub(crate) const HOW_RANGE: u8 = 2;
+
+/// The call of a failed sync.
+pub(crate) const CALL_SYNC: u8 = 1;

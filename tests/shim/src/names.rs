@@ -18,7 +18,7 @@ unsafe fn open_at(dirfd: c_int, path: *const c_char, flags: c_int, mode: mode_t)
     let Some((config, full)) = (unsafe { below(dirfd, path) }) else {
         return real();
     };
-    if let Some(Fault::Error(error)) = config.fault(OPEN) {
+    if let Some(Fault::Error(error)) = config.fault(OPEN, 0) {
         return refuse(error);
     }
     let held = log::lock();
@@ -63,7 +63,7 @@ unsafe fn rename_at(
     let (Some((config, source)), Some((_, target))) = (source, target) else {
         return real();
     };
-    if let Some(Fault::Error(error)) = config.fault(RENAME) {
+    if let Some(Fault::Error(error)) = config.fault(RENAME, 0) {
         return refuse(error);
     }
     let held = log::lock();
@@ -89,7 +89,7 @@ unsafe fn change(
     let Some((config, full)) = (unsafe { below(dirfd, path) }) else {
         return real();
     };
-    if let Some(Fault::Error(error)) = config.fault(call) {
+    if let Some(Fault::Error(error)) = config.fault(call, 0) {
         return refuse(error);
     }
     let held = log::lock();

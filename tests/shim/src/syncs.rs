@@ -15,7 +15,7 @@ fn sync(fd: c_int, how: u8, range: (off64_t, off64_t), real: impl FnOnce() -> c_
     let Some((config, inode)) = watched(fd) else {
         return real();
     };
-    if let Some(Fault::Error(error)) = config.fault(SYNC) {
+    if let Some(Fault::Error(error)) = config.fault(SYNC, inode) {
         return refuse(error);
     }
     if config.swallows(how) {

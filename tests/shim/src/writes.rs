@@ -29,7 +29,7 @@ unsafe fn write_at(
     let Some((config, inode)) = watched(fd) else {
         return real(bytes);
     };
-    match config.fault(WRITE) {
+    match config.fault(WRITE, inode) {
         Some(Fault::Error(error)) => return ssize_t::try_from(refuse(error)).unwrap_or(-1),
         Some(Fault::Short) => bytes = bytes.div_ceil(2),
         None => {}
@@ -87,7 +87,7 @@ fn resize(fd: c_int, size: Option<off64_t>, real: impl FnOnce() -> c_int) -> c_i
     let Some((config, inode)) = watched(fd) else {
         return real();
     };
-    if let Some(Fault::Error(error)) = config.fault(RESIZE) {
+    if let Some(Fault::Error(error)) = config.fault(RESIZE, inode) {
         return refuse(error);
     }
     let held = log::lock();

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::log::{Entry, How};
+use super::log::{Call, Entry, How};
 use crate::dice::Dice;
 
 const PAGE: usize = 4_096;
@@ -155,6 +155,16 @@ impl Disk {
                 bytes,
             } => self.begin(*id, *inode, *how, (*offset, *bytes))?,
             Entry::SyncEnd { id } => self.end(*id),
+            Entry::Failed {
+                call: Call::Sync,
+                inode,
+                ..
+            } => {
+                // The kernel forgets that these pages were to be written.
+                if let Some(number) = self.inodes.get(inode) {
+                    self.files[*number].dirty.clear();
+                }
+            }
             Entry::Ack(_) | Entry::Failed { .. } => {}
         }
         Ok(())

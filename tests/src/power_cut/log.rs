@@ -39,7 +39,7 @@ pub enum Entry {
     /// Something was acknowledged: the text that [`acknowledge`] was given.
     Ack(String),
     /// A call was made to fail.
-    Failed { call: u8, number: u64 },
+    Failed { call: Call, number: u64, inode: u64 },
 }
 
 /// The three ways to sync.
@@ -51,6 +51,15 @@ pub enum How {
     Fdatasync,
     /// sync_file_range(2)
     Range,
+}
+
+/// What was made to fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Call {
+    /// A sync of any kind.
+    Sync,
+    /// Anything else.
+    Other,
 }
 
 /// Notes behind everything that has happened so far that `text` was promised.
@@ -164,8 +173,13 @@ impl Fields<'_> {
             kinds::FAILED => {
                 let [call] = self.array()?;
                 Entry::Failed {
-                    call,
+                    call: if call == kinds::CALL_SYNC {
+                        Call::Sync
+                    } else {
+                        Call::Other
+                    },
                     number: self.number()?,
+                    inode: self.number()?,
                 }
             }
             other => bail!("there is no entry of kind {other}"),

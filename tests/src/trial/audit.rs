@@ -51,6 +51,7 @@ pub fn promised_in(entries: &[Entry], mut promised: Promised) -> Result<Promised
 pub struct Auditor {
     process: Option<Running>,
     promised: PathBuf,
+    damaged: bool,
 }
 
 #[derive(Debug)]
@@ -66,7 +67,21 @@ impl Auditor {
         Self {
             process: None,
             promised: dir.join("promised.json"),
+            damaged: false,
         }
+    }
+
+    /// One that takes gap records and a new epoch for what is missing.
+    pub fn of_damage(dir: &Path) -> Self {
+        Self {
+            damaged: true,
+            ..Self::new(dir)
+        }
+    }
+
+    /// Takes a new process for the next examination, as a restart of the node would be.
+    pub fn restart(&mut self) {
+        self.process = None;
     }
 
     /// Examines a folder. The process ending is a verdict, too.
@@ -77,7 +92,7 @@ impl Auditor {
         std::fs::write(&self.promised, serde_json::to_vec(promised)?)?;
         let running = match &mut self.process {
             Some(running) => running,
-            none => none.insert(start()?),
+            none => none.insert(start(self.damaged)?),
         };
         let ask = format!("{}\t{}\n", dir.display(), self.promised.display());
         let mut answer = String::new();
@@ -96,9 +111,10 @@ impl Auditor {
     }
 }
 
-fn start() -> Result<Running> {
+fn start(damaged: bool) -> Result<Running> {
     let mut child = Command::new(Checkout::program("stream-work")?)
         .arg("audit")
+        .args(damaged.then_some("--damaged"))
         .env_remove("RUST_BACKTRACE")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -2,12 +2,12 @@ use std::time::Duration;
 
 use anyhow::Result;
 use fleet_tests::archive::{self, Audit};
-use fleet_tests::{Device, Fleet, until};
+use fleet_tests::trial::kills;
+use fleet_tests::{Device, Dice, Fleet, until};
 use tokio_util::sync::CancellationToken;
 
 use crate::fixtures;
 
-const KILLS: u64 = 12;
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// Waits until the device has some more acknowledgements.
@@ -44,30 +44,13 @@ async fn all_exactly_once(fleet: &Fleet, device: &Device) -> Result<Audit> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_is_killed_again_and_again_loses_no_acknowledged_record() -> Result<()> {
-    let mut fleet = fixtures::one_node().await?;
-    fleet.apply(fixtures::VIBRATION_STREAM).await?;
-    fleet.committed().await?;
-    let url = format!("{}/streams/vibration", fleet.edge("n1")?.url());
-    let device = Device::new(url, fixtures::series()?, 7)?;
-    let stop = CancellationToken::new();
-    let sender = tokio::spawn({
-        let (device, stop) = (device.clone(), stop.clone());
-        async move { device.send(Duration::ZERO, stop).await }
-    });
-    for kill in 0..KILLS {
-        // Each kill meets the node in another moment of its work.
-        progress(&device, 20 + 13 * kill).await?;
-        let edge = fleet.edge("n1")?;
-        edge.kill()?;
-        edge.start().await?;
-    }
-    progress(&device, 50).await?;
-    stop.cancel();
-    sender.await?;
-    assert!(device.failures() > 0, "no kill has met a request");
-    all_exactly_once(&fleet, &device).await?;
-    fleet.finish().await
+async fn thirty_kills_in_ingest_processing_and_drain_lose_and_double_nothing() -> Result<()> {
+    let seed = Dice::seed("FLEET_KILL_SEED", 1);
+    let done = kills(30, seed, |_| {}).await?;
+    assert!(done.is_good(), "{done:#?}");
+    assert!(done.failed_requests > 0, "no kill has met a request");
+    assert!(done.audit.acknowledged > 2_000, "{done:?}");
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,7 +4,9 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod changed_artifact;
+mod damaged_disk;
 mod events;
+mod failing_disk;
 mod first_handler;
 mod fixtures;
 mod foreign_guests;

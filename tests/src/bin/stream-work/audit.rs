@@ -8,19 +8,19 @@ use edge_runtime::streams::{NewRecord, Streams};
 use fleet_api::frame::Encoding;
 use fleet_tests::promise::{KEEPER, PROCESSED, PROCESSOR, Promised, Verdict, record};
 
-use super::{config, specs};
+use super::{config, named, specs};
 
 /// Records that one read asks for.
 const PAGE: usize = 500;
 
 /// Examines the folders that standard input names.
-pub(crate) async fn serve() -> Result<()> {
+pub(crate) async fn serve(damaged: bool) -> Result<()> {
     for line in std::io::stdin().lock().lines() {
         let line = line?;
         let (dir, promised) = line.split_once('\t').context("FOLDER<TAB>FILE")?;
         let promised: Promised = serde_json::from_slice(&std::fs::read(promised)?)?;
         let mut verdict = Verdict::default();
-        if let Err(error) = examine(Path::new(dir), &promised, &mut verdict).await {
+        if let Err(error) = examine(Path::new(dir), &promised, damaged, &mut verdict).await {
             verdict.unopenable = Some(format!("{error:#}"));
         }
         println!("{}", serde_json::to_string(&verdict)?);
@@ -29,7 +29,12 @@ pub(crate) async fn serve() -> Result<()> {
 }
 
 /// Opens the folder as a node does at its start; an error says why it cannot.
-async fn examine(dir: &Path, promised: &Promised, verdict: &mut Verdict) -> Result<()> {
+async fn examine(
+    dir: &Path,
+    promised: &Promised,
+    damaged: bool,
+    verdict: &mut Verdict,
+) -> Result<()> {
     let data = DataDir::open(dir).context("the data folder")?;
     let buffer = data.buffer();
     let streams = tokio::task::spawn_blocking(move || Streams::open(&buffer, config()))
@@ -43,7 +48,17 @@ async fn examine(dir: &Path, promised: &Promised, verdict: &mut Verdict) -> Resu
         .context("opening panicked")?
         .context("handlers' values")?;
 
+    verdict.failed_late = true;
     verdict.new_epoch = promised.epoch.is_some_and(|epoch| epoch != streams.epoch());
+    if damaged {
+        if !verdict.new_epoch {
+            named::check(&streams, promised, verdict).await?;
+        }
+        takes_more(&streams, verdict).await?;
+        tokio::task::spawn_blocking(move || streams.close()).await?;
+        verdict.failed_late = false;
+        return Ok(());
+    }
     if verdict.new_epoch {
         verdict.lost.push("the buffer has another epoch".to_owned());
     } else {
@@ -67,6 +82,7 @@ async fn examine(dir: &Path, promised: &Promised, verdict: &mut Verdict) -> Resu
         verdict.wrong.push("there are files in blobs/".to_owned());
     }
     tokio::task::spawn_blocking(move || streams.close()).await?;
+    verdict.failed_late = false;
     Ok(())
 }
 

@@ -4,6 +4,7 @@
 
 mod append;
 mod audit;
+mod named;
 
 use std::path::PathBuf;
 
@@ -37,7 +38,11 @@ enum What {
         seed: u64,
     },
     /// Reads `FOLDER<TAB>FILE` lines, FILE with what was promised; answers a verdict in JSON for each.
-    Audit,
+    Audit {
+        /// Gap records and a new epoch may stand for what is missing.
+        #[arg(long)]
+        damaged: bool,
+    },
 }
 
 fn main() -> Result<()> {
@@ -63,7 +68,7 @@ fn main() -> Result<()> {
             }
             Ok(())
         }
-        What::Audit => runtime.block_on(audit::serve()),
+        What::Audit { damaged } => runtime.block_on(audit::serve(damaged)),
     }
 }
 
