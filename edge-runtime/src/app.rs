@@ -67,7 +67,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let started = format!("edge-runtime {version} has started");
     streams.events().note(EventKind::Start, None, started);
     let folder = data.keyvalue();
-    let keyvalue = tokio::task::spawn_blocking(move || KeyValue::open(&folder)).await;
+    let buffer = streams.clone();
+    let keyvalue = tokio::task::spawn_blocking(move || KeyValue::open(buffer, &folder)).await;
     let handlers = Handlers::start(
         HandlersConfig {
             cache_dir: Some(data.compiled()),

@@ -11,9 +11,8 @@
 //!   artifacts/       blobs by digest
 //!   compiled/        components compiled for this machine
 //!   models/          models' graphs optimised for this machine
-//!   keyvalue/        what handlers keep
 //!   secrets/         secrets of handlers, a file each; the operator's
-//!   buffer/          records that wait
+//!   buffer/          records that wait, and what handlers keep
 //! ```
 
 use std::fs::{File, OpenOptions, TryLockError};
@@ -141,7 +140,7 @@ impl DataDir {
         self.path.join("models")
     }
 
-    /// What handlers keep between calls.
+    /// Where earlier versions kept what handlers keep between calls; now it lies in the buffer.
     pub fn keyvalue(&self) -> PathBuf {
         self.path.join("keyvalue")
     }

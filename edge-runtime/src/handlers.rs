@@ -57,7 +57,7 @@ pub use engine::Allocation;
 pub use error::HandlerError;
 pub use handler::HandlerSpec;
 pub use machine::half_of_memory;
-pub use processor::{ProcessOutput, ProcessRecord};
+pub use processor::{ProcessOutput, ProcessRecord, Processed};
 pub(crate) use request::REQUEST_ID;
 pub use secrets::Secrets;
 
@@ -342,7 +342,7 @@ impl Handlers {
         handler: &str,
         stream: &str,
         batch: Vec<ProcessRecord>,
-    ) -> Result<Vec<ProcessOutput>, HandlerError> {
+    ) -> Result<Processed, HandlerError> {
         let found = {
             let table = self.0.table.load();
             let mut all = table.all.iter();

@@ -3,14 +3,18 @@
 //!
 //! ```text
 //! get ──► memory (all values)
-//! set ──► memory ──► writer thread: what has come meanwhile, in one durable commit ──► answer
+//! HTTP call, set ──► memory ──► buffer's writer: group commit ──► answer
+//! batch, set ──► Stage (the batch alone sees it) ──► one commit with cursor and outputs ──► memory
 //! ```
 //!
-//! A handler's values outlive its version and the process. They lie as notes in
-//! a store of their own, `<dir>/sled`: `handler 0 bucket 0 key 0 chunk u16` → a
-//! piece of the value.
+//! A handler's values outlive its version and the process. They lie as notes
+//! in the buffer, beside the cursors of processors and the records themselves,
+//! because only one store can change all three together. A batch has its
+//! handler's values to itself until it is committed or given up.
 
-mod writer;
+mod import;
+mod notes;
+mod stage;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,16 +22,17 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use tokio::sync::RwLock;
 
-use crate::buffer::{self, BufferConfig, BufferError, MAX_NOTE_BYTES};
-use writer::{Pieces, Writer};
+use crate::buffer::BufferError;
+use crate::streams::{AppendError, Notes, Streams};
+
+pub use stage::{Batch, Stage};
 
 /// Longest key in bytes.
 const MAX_KEY_BYTES: usize = 512;
 /// Longest value in bytes.
 const MAX_VALUE_BYTES: usize = 256 << 10;
-/// Page cache; all values are in memory anyway.
-const CACHE_BYTES: u64 = 4 << 20;
 
 /// Why a value cannot be kept or read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -54,9 +59,21 @@ pub enum KeyValueError {
     /// The number has no room for more.
     #[error("the value of {0:?} would be larger than 2^64 - 1")]
     Overflow(String),
+    /// The queue to the disk did not move; nothing has changed.
+    #[error("the disk does not keep up: try again later")]
+    Busy,
     /// The disk failed; what is on it now is only known after a restart.
     #[error("values cannot be kept until the runtime restarts: {0}")]
     Failed(String),
+}
+
+impl From<AppendError> for KeyValueError {
+    fn from(error: AppendError) -> Self {
+        match error {
+            AppendError::Busy => Self::Busy,
+            other => Self::Failed(other.to_string()),
+        }
+    }
 }
 
 /// The values of all handlers. Cheap to clone.
@@ -65,16 +82,22 @@ pub struct KeyValue(Arc<Shared>);
 
 struct Shared {
     handlers: Mutex<BTreeMap<String, Values>>,
-    writer: Writer,
+    streams: Streams,
 }
+
+/// Bucket and key.
+type Place = (String, String);
+/// Values to set or, with none, to delete.
+type Changed = BTreeMap<Place, Option<Bytes>>;
 
 /// A handler's values.
 #[derive(Default)]
 struct Values {
-    /// By bucket and key.
-    entries: BTreeMap<(String, String), Bytes>,
+    entries: BTreeMap<Place, Bytes>,
     /// Bytes of all keys and values.
     bytes: u64,
+    /// Shared by single writes, whole for a batch.
+    turn: Arc<RwLock<()>>,
 }
 
 /// A page of keys, and where the next one begins if there is more.
@@ -87,29 +110,22 @@ impl fmt::Debug for KeyValue {
 }
 
 impl KeyValue {
-    /// Opens or creates the store in `dir`; blocks. A damaged one is set aside.
+    /// The values that lie in the buffer of `streams`; blocks. What an older
+    /// version has left in the folder `old` moves there first, once.
     ///
     /// # Errors
-    /// [`BufferError`] if it is in use, or the disk cannot be used.
-    pub fn open(dir: &Path) -> Result<Self, BufferError> {
-        let config = BufferConfig {
-            cache_bytes: CACHE_BYTES,
-            ballast_bytes: 0,
-            ..BufferConfig::default()
-        };
-        let opened = buffer::open(dir, &config)?;
-        if let Some((path, reason)) = &opened.quarantined {
-            tracing::error!(path = %path.display(), reason, "handlers' values were damaged and set aside");
-        }
+    /// [`BufferError`] if the disk cannot be used, or the old folder not be read.
+    pub fn open(streams: Streams, old: &Path) -> Result<Self, BufferError> {
+        import::once(&streams, old)?;
         let mut handlers: BTreeMap<String, Values> = BTreeMap::new();
-        for (handler, place, value) in writer::load(opened.store.as_ref())? {
+        for (handler, place, value) in notes::load(&streams)? {
             let values = handlers.entry(handler).or_default();
             values.bytes += size(&place, &value);
             values.entries.insert(place, value);
         }
         Ok(Self(Arc::new(Shared {
             handlers: Mutex::new(handlers),
-            writer: Writer::start(opened.store),
+            streams,
         })))
     }
 
@@ -123,7 +139,7 @@ impl KeyValue {
         bucket: &str,
         key: &str,
     ) -> Result<Option<Bytes>, KeyValueError> {
-        self.0.writer.check()?;
+        self.check()?;
         let handlers = self.lock();
         let place = (bucket.to_owned(), key.to_owned());
         Ok(handlers
@@ -142,28 +158,12 @@ impl KeyValue {
         from: u64,
         limit: usize,
     ) -> Result<Page, KeyValueError> {
-        self.0.writer.check()?;
+        self.check()?;
         let handlers = self.lock();
         let Some(values) = handlers.get(handler) else {
             return Ok((Vec::new(), None));
         };
-        let first = (bucket.to_owned(), String::new());
-        let all = values
-            .entries
-            .range(first..)
-            .map(|((own, key), _)| (own, key));
-        let all = all
-            .take_while(|(own, _)| *own == bucket)
-            .map(|(_, key)| key);
-        let skipped = usize::try_from(from).unwrap_or(usize::MAX);
-        let mut keys: Vec<_> = all
-            .skip(skipped)
-            .take(limit.saturating_add(1))
-            .cloned()
-            .collect();
-        let more = keys.len() > limit;
-        keys.truncate(limit);
-        Ok((keys, more.then(|| from + limit as u64)))
+        Ok(page(values.keys(bucket), from, limit))
     }
 
     /// Sets or, with none, deletes values, all of them or none; answers once
@@ -178,11 +178,17 @@ impl KeyValue {
         bucket: &str,
         changes: Vec<(String, Option<Bytes>)>,
     ) -> Result<(), KeyValueError> {
+        let changed = changed(bucket, changes)?;
+        let cost = changed.iter().map(|(place, value)| bytes(place, value));
+        let queued = self.0.streams.place(cost.sum()).await?;
+        let turn = self.turn(handler);
+        let _single = turn.read().await;
         let durable = {
             let mut handlers = self.lock();
-            self.change(&mut handlers, handler, quota, bucket, changes)?
+            let notes = self.change(&mut handlers, handler, quota, changed)?;
+            self.0.streams.write_notes(notes, queued)
         };
-        durable.await.map_err(|_| self.0.writer.failure())
+        Ok(durable.await.unwrap_or(Err(AppendError::Closed))?)
     }
 
     /// Adds `delta` to the number under `key`, in decimal digits, 0 if there is none.
@@ -197,27 +203,32 @@ impl KeyValue {
         key: String,
         delta: u64,
     ) -> Result<u64, KeyValueError> {
+        let queued = self.0.streams.place(key.len()).await?;
+        let turn = self.turn(handler);
+        let _single = turn.read().await;
         let (sum, durable) = {
             let mut handlers = self.lock();
-            let place = (bucket.to_owned(), key.clone());
+            let place = (bucket.to_owned(), key);
             let value = handlers
                 .get(handler)
                 .and_then(|values| values.entries.get(&place));
-            let number = value.map_or(Some(0), |value| {
-                std::str::from_utf8(value).ok()?.parse().ok()
-            });
-            let number: u64 = number.ok_or_else(|| KeyValueError::NoNumber(key.clone()))?;
-            let sum = number
-                .checked_add(delta)
-                .ok_or_else(|| KeyValueError::Overflow(key.clone()))?;
-            let changes = vec![(key, Some(sum.to_string().into()))];
-            (
-                sum,
-                self.change(&mut handlers, handler, quota, bucket, changes)?,
-            )
+            let sum = add(&place.1, value, delta)?;
+            let changed = changed(bucket, vec![(place.1, Some(sum.to_string().into()))])?;
+            let notes = self.change(&mut handlers, handler, quota, changed)?;
+            (sum, self.0.streams.write_notes(notes, queued))
         };
-        durable.await.map_err(|_| self.0.writer.failure())?;
+        durable.await.unwrap_or(Err(AppendError::Closed))?;
         Ok(sum)
+    }
+
+    /// Begins a batch of `handler` once no other has its values.
+    ///
+    /// # Errors
+    /// [`KeyValueError::Failed`]
+    pub(crate) async fn batch(&self, handler: &str) -> Result<Batch, KeyValueError> {
+        self.check()?;
+        let turn = self.turn(handler).write_owned().await;
+        Ok(Batch::new(self.clone(), handler, turn))
     }
 
     /// The order in memory is the order in which the writer gets it, because
@@ -227,38 +238,30 @@ impl KeyValue {
         handlers: &mut BTreeMap<String, Values>,
         handler: &str,
         quota: u64,
-        bucket: &str,
-        changes: Vec<(String, Option<Bytes>)>,
-    ) -> Result<writer::Durable, KeyValueError> {
-        self.0.writer.check()?;
+        changed: Changed,
+    ) -> Result<Notes, KeyValueError> {
+        self.check()?;
         let values = handlers.entry(handler.to_owned()).or_default();
-        let mut wanted: BTreeMap<(String, String), Option<Bytes>> = BTreeMap::new();
-        for (key, value) in changes {
-            check(&key, value.as_deref())?;
-            wanted.insert((bucket.to_owned(), key), value);
+        within(quota, values.bytes, &changed, |place| {
+            let old = values.entries.get(place);
+            old.map_or(0, |old| size(place, old))
+        })?;
+        let notes = values.notes(handler, &changed);
+        values.apply(changed);
+        Ok(notes)
+    }
+
+    fn turn(&self, handler: &str) -> Arc<RwLock<()>> {
+        let mut handlers = self.lock();
+        let values = handlers.entry(handler.to_owned()).or_default();
+        Arc::clone(&values.turn)
+    }
+
+    fn check(&self) -> Result<(), KeyValueError> {
+        match self.0.streams.failed() {
+            Some(reason) => Err(KeyValueError::Failed(reason)),
+            None => Ok(()),
         }
-        let mut bytes = values.bytes;
-        for (place, value) in &wanted {
-            bytes -= values.entries.get(place).map_or(0, |old| size(place, old));
-            bytes += value.as_ref().map_or(0, |new| size(place, new));
-        }
-        if bytes > quota && bytes > values.bytes {
-            return Err(KeyValueError::Quota {
-                quota,
-                wanted: bytes,
-            });
-        }
-        let mut pieces = Pieces::default();
-        for (place, value) in wanted {
-            let old = values.entries.get(&place).map_or(0, Bytes::len);
-            pieces.put(handler, &place, old, value.as_deref());
-            match value {
-                Some(value) => values.entries.insert(place, value),
-                None => values.entries.remove(&place),
-            };
-        }
-        values.bytes = bytes;
-        Ok(self.0.writer.send(pieces))
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Values>> {
@@ -269,18 +272,102 @@ impl KeyValue {
     }
 }
 
-fn size((_, key): &(String, String), value: &Bytes) -> u64 {
+impl Values {
+    fn keys<'a>(&'a self, bucket: &'a str) -> impl Iterator<Item = &'a String> {
+        let first = (bucket.to_owned(), String::new());
+        self.entries
+            .range(first..)
+            .map(|((own, key), _)| (own, key))
+            .take_while(move |(own, _)| *own == bucket)
+            .map(|(_, key)| key)
+    }
+
+    fn notes(&self, handler: &str, changed: &Changed) -> Notes {
+        let mut notes = Notes::new();
+        for (place, value) in changed {
+            let old = self.entries.get(place).map_or(0, Bytes::len);
+            notes::put(&mut notes, handler, place, old, value.as_deref());
+        }
+        notes
+    }
+
+    fn apply(&mut self, changed: Changed) {
+        for (place, value) in changed {
+            let old = match value {
+                Some(value) => {
+                    self.bytes += size(&place, &value);
+                    self.entries.insert(place.clone(), value)
+                }
+                None => self.entries.remove(&place),
+            };
+            self.bytes -= old.map_or(0, |old| size(&place, &old));
+        }
+    }
+}
+
+fn size((_, key): &Place, value: &Bytes) -> u64 {
     (key.len() + value.len()) as u64
 }
 
-fn check(key: &str, value: Option<&[u8]>) -> Result<(), KeyValueError> {
-    if !(1..=MAX_KEY_BYTES).contains(&key.len()) || key.contains('\0') {
-        return Err(KeyValueError::Key);
+fn bytes((_, key): &Place, value: &Option<Bytes>) -> usize {
+    key.len() + value.as_ref().map_or(0, Bytes::len)
+}
+
+/// Bytes of all keys and values after `changed`, if the quota, or what there was `before`, has
+/// room for them; `old` is what lies in a place now.
+fn within(
+    quota: u64,
+    before: u64,
+    changed: &Changed,
+    old: impl Fn(&Place) -> u64,
+) -> Result<u64, KeyValueError> {
+    let mut wanted = before;
+    for (place, value) in changed {
+        wanted -= old(place);
+        wanted += value.as_ref().map_or(0, |new| size(place, new));
     }
-    match value {
-        Some(value) if value.len() > MAX_VALUE_BYTES => Err(KeyValueError::Value(value.len())),
-        _ => Ok(()),
+    if wanted > quota && wanted > before {
+        return Err(KeyValueError::Quota { quota, wanted });
     }
+    Ok(wanted)
+}
+
+fn page<'a>(keys: impl Iterator<Item = &'a String>, from: u64, limit: usize) -> Page {
+    let skipped = usize::try_from(from).unwrap_or(usize::MAX);
+    let mut keys: Vec<_> = keys
+        .skip(skipped)
+        .take(limit.saturating_add(1))
+        .cloned()
+        .collect();
+    let more = keys.len() > limit;
+    keys.truncate(limit);
+    (keys, more.then(|| from + limit as u64))
+}
+
+fn add(key: &str, value: Option<&Bytes>, delta: u64) -> Result<u64, KeyValueError> {
+    let number = value.map_or(Some(0), |value| {
+        std::str::from_utf8(value).ok()?.parse::<u64>().ok()
+    });
+    number
+        .ok_or_else(|| KeyValueError::NoNumber(key.to_owned()))?
+        .checked_add(delta)
+        .ok_or_else(|| KeyValueError::Overflow(key.to_owned()))
+}
+
+fn changed(bucket: &str, changes: Vec<(String, Option<Bytes>)>) -> Result<Changed, KeyValueError> {
+    let mut changed = Changed::new();
+    for (key, value) in changes {
+        if !(1..=MAX_KEY_BYTES).contains(&key.len()) || key.contains('\0') {
+            return Err(KeyValueError::Key);
+        }
+        if let Some(value) = &value
+            && value.len() > MAX_VALUE_BYTES
+        {
+            return Err(KeyValueError::Value(value.len()));
+        }
+        changed.insert((bucket.to_owned(), key), value);
+    }
+    Ok(changed)
 }
 
 #[cfg(test)]

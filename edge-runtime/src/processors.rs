@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::backoff::Backoff;
 use crate::causes::chain;
 use crate::handlers::{HandlerError, Handlers, ProcessRecord};
+use crate::keyvalue::Batch;
 use crate::streams::{AppendError, NewRecord, Row, Streams};
 
 /// Most records in a batch.
@@ -174,7 +175,7 @@ impl Work {
         let Some(last) = batch.last().map(|row| row.seq) else {
             return Ok(Step::Idle);
         };
-        let outputs = if failed_attempts >= ATTEMPTS {
+        let (outputs, values) = if failed_attempts >= ATTEMPTS {
             tracing::error!(
                 stream,
                 processor,
@@ -185,7 +186,7 @@ impl Work {
             let text = format!("{processor} cannot process {from} to {last}: set aside");
             let events = self.streams.events();
             events.note(EventKind::DeadLetter, Some(stream), text);
-            self.set_aside(&batch)
+            (self.set_aside(&batch), None)
         } else {
             let records = batch
                 .into_iter()
@@ -196,15 +197,21 @@ impl Work {
                     value: row.record.value,
                 })
                 .collect();
-            let outputs = self.handlers.process(processor, stream, records).await?;
-            outputs
+            let processed = self.handlers.process(processor, stream, records).await?;
+            let outputs = processed
+                .outputs
                 .into_iter()
                 .map(|output| (output.stream, NewRecord::new(output.encoding, output.value)))
-                .collect()
+                .collect();
+            (outputs, processed.values)
         };
+        let notes = values.as_ref().map(Batch::notes).unwrap_or_default();
         self.streams
-            .commit_processed(processor, stream, last, outputs)
+            .commit_batch(processor, stream, last, outputs, notes)
             .await?;
+        if let Some(values) = values {
+            values.committed();
+        }
         Ok(Step::Advanced)
     }
 

@@ -139,19 +139,19 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
         ..ModelsConfig::default()
     });
     models::load(&models, &args.models).await?;
-    let keyvalue = match args.data_dir.as_ref().map(|dir| dir.join("keyvalue")) {
-        Some(folder) => {
-            let open = move || KeyValue::open(&folder);
-            Some(tokio::task::spawn_blocking(open).await??)
-        }
+    let buffer = match &args.data_dir {
+        Some(folder) => Some(open_streams(folder, &args.streams).await?),
         None => None,
     };
-    let streams = match &args.data_dir {
-        Some(folder) if !args.streams.is_empty() => {
-            Some(open_streams(folder, &args.streams).await?)
+    let keyvalue = match (args.data_dir.as_ref(), buffer.clone()) {
+        (Some(folder), Some(buffer)) => {
+            let old = folder.join("keyvalue");
+            let open = move || KeyValue::open(buffer, &old);
+            Some(tokio::task::spawn_blocking(open).await??)
         }
         _ => None,
     };
+    let streams = buffer.clone().filter(|_| !args.streams.is_empty());
     let handlers = Handlers::start(
         HandlersConfig {
             cache_dir: cache_dir(args.data_dir.as_deref()),
@@ -195,8 +195,8 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     }
     let close = move || {
         handlers.stop();
-        if let Some(streams) = streams {
-            streams.close();
+        if let Some(buffer) = buffer {
+            buffer.close();
         }
     };
     tokio::task::spawn_blocking(close).await?;
@@ -233,7 +233,17 @@ async fn reload(handlers: Handlers, args: ServeArgs, mut watch: Watch) {
 
 async fn open_streams(folder: &Path, names: &[StreamName]) -> anyhow::Result<Streams> {
     let folder = folder.join("buffer");
-    let open = move || Streams::open(&folder, BufferConfig::default());
+    // Values alone are no reason to keep space aside.
+    let ballast_bytes = if names.is_empty() {
+        0
+    } else {
+        BufferConfig::default().ballast_bytes
+    };
+    let config = BufferConfig {
+        ballast_bytes,
+        ..BufferConfig::default()
+    };
+    let open = move || Streams::open(&folder, config);
     let streams = tokio::task::spawn_blocking(open).await??;
     let specs: Vec<_> = names.iter().cloned().map(StreamSpec::named).collect();
     streams.configure(&specs);

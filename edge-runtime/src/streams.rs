@@ -22,6 +22,7 @@ mod body;
 mod error;
 mod group;
 mod http;
+mod notes;
 mod open;
 mod range;
 mod read;
@@ -46,6 +47,7 @@ pub use self::range::RecordRange;
 pub use self::rows::Row;
 pub use crate::buffer::{BufferConfig, BufferError};
 
+pub(crate) use self::notes::Notes;
 pub(crate) use self::read::OutFrame;
 pub(crate) use self::state::Outlook;
 
@@ -208,6 +210,22 @@ impl Streams {
         upto: u64,
         outputs: Vec<(String, NewRecord)>,
     ) -> Result<(), AppendError> {
+        self.commit_batch(processor, stream, upto, outputs, Notes::new())
+            .await
+    }
+
+    /// As [`Streams::commit_processed`], with notes that change in the same commit.
+    ///
+    /// # Errors
+    /// [`AppendError`]; then nothing is done.
+    pub(crate) async fn commit_batch(
+        &self,
+        processor: &str,
+        stream: &str,
+        upto: u64,
+        outputs: Vec<(String, NewRecord)>,
+        notes: Notes,
+    ) -> Result<(), AppendError> {
         let mut by_stream: Vec<(String, Vec<NewRecord>)> = Vec::new();
         for (name, record) in outputs {
             self.inner.shared.spec(&name)?;
@@ -216,7 +234,7 @@ impl Streams {
                 None => by_stream.push((name, vec![record])),
             }
         }
-        let mut cost = 0;
+        let mut cost = notes::bytes(&notes);
         let mut outputs = Vec::with_capacity(by_stream.len());
         for (name, records) in by_stream {
             let records = checked(records)?;
@@ -229,6 +247,7 @@ impl Streams {
             stream: stream.to_owned(),
             upto,
             outputs,
+            notes,
             reply,
             queued,
         })
@@ -321,16 +340,21 @@ impl Streams {
         cost: usize,
         command: impl FnOnce(writer::Queued) -> Command,
     ) -> Result<(), AppendError> {
-        let permits = cost.clamp(COMMAND_BYTES, QUEUE_BYTES);
-        let permits = u32::try_from(permits).expect("the queue is far below 4 GiB");
-        let queue = Arc::clone(&self.inner.queue);
-        let queued = tokio::time::timeout(QUEUE_PATIENCE, queue.acquire_many_owned(permits))
-            .await
-            .map_err(|_| AppendError::Busy)?
-            .map_err(|_| AppendError::Closed)?;
+        let queued = self.place(cost).await?;
         self.inner
             .commands
             .send(command(queued))
+            .map_err(|_| AppendError::Closed)
+    }
+
+    /// Waits for a place in the queue to the writer for `cost` bytes.
+    pub(crate) async fn place(&self, cost: usize) -> Result<writer::Queued, AppendError> {
+        let permits = cost.clamp(COMMAND_BYTES, QUEUE_BYTES);
+        let permits = u32::try_from(permits).expect("the queue is far below 4 GiB");
+        let queue = Arc::clone(&self.inner.queue);
+        tokio::time::timeout(QUEUE_PATIENCE, queue.acquire_many_owned(permits))
+            .await
+            .map_err(|_| AppendError::Busy)?
             .map_err(|_| AppendError::Closed)
     }
 

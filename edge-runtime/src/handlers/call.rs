@@ -1,7 +1,7 @@
 //! One call into a guest: what the call and its answer share.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -11,6 +11,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 
 use super::limits::{CpuMeter, Exceeded};
 use super::trace::Trace;
+use crate::keyvalue::Stage;
 
 /// A response body as the guest writes it.
 pub(super) type GuestBody = UnsyncBoxBody<Bytes, wasmtime_wasi_http::Error>;
@@ -29,6 +30,8 @@ pub(super) struct Call {
     /// When the call has to be over.
     pub(super) deadline: Instant,
     pub(super) timeout: Duration,
+    /// What the batch has changed of its handler's values, if this is a batch.
+    pub(super) stage: Option<Arc<Stage>>,
     answer: Mutex<Option<Answer>>,
     answered: AtomicBool,
     /// The client's body was larger than allowed.
@@ -48,6 +51,7 @@ impl Call {
             cpu_limit: limits.cpu.duration(),
             deadline: now + timeout,
             timeout,
+            stage: None,
             answer: Mutex::new(None),
             answered: AtomicBool::new(false),
             too_large: AtomicBool::new(false),
@@ -58,6 +62,11 @@ impl Call {
     /// The same call as a part of `trace`.
     pub(super) fn within(self, trace: Trace) -> Self {
         Self { trace, ..self }
+    }
+
+    /// The same call with changes to values that are kept with its outputs.
+    pub(super) fn staged(self, stage: Option<Arc<Stage>>) -> Self {
+        Self { stage, ..self }
     }
 
     /// Asked at every epoch that passes while the guest computes.

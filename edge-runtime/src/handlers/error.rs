@@ -160,6 +160,9 @@ pub enum HandlerError {
         /// What happened, or what the guest says.
         reason: String,
     },
+    /// The node's store has failed.
+    #[error(transparent)]
+    Values(#[from] crate::keyvalue::KeyValueError),
     /// The work was given up because the runtime stops.
     #[error("finish the work: the runtime is stopping")]
     Stopping,

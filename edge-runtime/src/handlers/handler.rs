@@ -12,6 +12,7 @@ use fleet_api::ids::{Digest, Name, Version};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::Store;
 
+use super::HandlerError;
 use super::call::Call;
 use super::capabilities::Grant;
 use super::guest_log::LogShare;
@@ -23,6 +24,7 @@ use super::state::GuestState;
 use super::stats::{Alive, Stats};
 use super::warm::Warm;
 use super::world::{Guest, World};
+use crate::keyvalue::Batch;
 
 /// Calls that may wait for their turn, for each that may run.
 const QUEUE_PER_SLOT: u64 = 4;
@@ -147,6 +149,18 @@ impl Handler {
 
     pub(super) fn is_processor(&self) -> bool {
         matches!(self.world, World::Processor(_))
+    }
+
+    /// Waits until the handler's values are free for a batch; none if it may not keep any.
+    pub(super) async fn batch_of_values(&self) -> Result<Option<Batch>, HandlerError> {
+        let Some(values) = &self.grant.keyvalue else {
+            return Ok(None);
+        };
+        if self.grant.allow.keyvalue.is_none() {
+            return Ok(None);
+        }
+        let name = self.spec.name.as_str();
+        Ok(Some(values.batch(name).await?))
     }
 
     /// Waits a short while for the right to run a call.

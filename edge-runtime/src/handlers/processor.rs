@@ -13,6 +13,7 @@ use super::metered::{Failed, Metered};
 use super::request::log_fault;
 use super::stats::Ending;
 use super::world::Guest;
+use crate::keyvalue::Batch;
 
 pub(super) mod bindings {
     wasmtime::component::bindgen!({
@@ -49,13 +50,23 @@ pub struct ProcessOutput {
     pub value: Bytes,
 }
 
+/// What a processor made of a batch; nothing of it is durable yet.
+#[derive(Debug)]
+pub struct Processed {
+    /// The records that it adds to streams.
+    pub outputs: Vec<ProcessOutput>,
+    /// What it has changed of its values, if it may keep any.
+    pub values: Option<Batch>,
+}
+
 /// Runs one batch through `handler`.
 pub(super) async fn process(
     handler: &Arc<Handler>,
     stream: &str,
     batch: Vec<ProcessRecord>,
-) -> Result<Vec<ProcessOutput>, HandlerError> {
+) -> Result<Processed, HandlerError> {
     let spec = &handler.spec;
+    let values = handler.batch_of_values().await?;
     let started = Instant::now();
     let turn = handler.turn().await.map_err(|_| HandlerError::Busy {
         name: spec.name.clone(),
@@ -63,7 +74,8 @@ pub(super) async fn process(
     })?;
     let first = batch.first().map_or(0, |record| record.sequence);
     let id = format!("{stream}/{first}");
-    let call = Arc::new(Call::new(id, &spec.limits, started));
+    let stage = values.as_ref().map(Batch::stage);
+    let call = Arc::new(Call::new(id, &spec.limits, started).staged(stage));
     let work = {
         let (handler, call, stream) = (Arc::clone(handler), Arc::clone(&call), stream.to_owned());
         async move {
@@ -91,7 +103,7 @@ pub(super) async fn process(
     handler
         .stats
         .end(ending, started.elapsed(), call.cpu.used());
-    result
+    result.map(|outputs| Processed { outputs, values })
 }
 
 async fn run(

@@ -216,6 +216,7 @@ async fn a_processor_turns_a_batch_into_outputs_for_granted_streams_only() {
         .process("fixture", "raw", batch())
         .await
         .unwrap();
+    let outputs = outputs.outputs;
     assert_eq!(outputs.len(), 1);
     assert_eq!(outputs[0].stream, "alerts");
     assert_eq!(outputs[0].encoding, Encoding::Cbor);

@@ -8,6 +8,7 @@ use fleet_api::deployment::OnFull;
 use fleet_api::desired::StreamSpec;
 use fleet_api::frame::{Body, Frame, Gap, GapReason, HEADER_BYTES, Header, Record};
 
+use super::notes::Notes;
 use super::state::{Cursors, States, StreamState, cursor_note, stream_note};
 use super::{AppendError, Appended};
 use crate::buffer::{BufferError, Changes, FrameStore};
@@ -52,6 +53,7 @@ struct Plan {
     changes: Changes,
     packers: BTreeMap<String, Packer>,
     gaps: BTreeMap<String, PendingGap>,
+    notes: Notes,
     touched: BTreeSet<String>,
     durable: bool,
 }
@@ -134,6 +136,12 @@ impl<'a> Group<'a> {
         self.cursors.insert(key, upto);
         self.plan.durable = true;
         Ok(())
+    }
+
+    /// Plans to change notes of others; the last change of each is what counts.
+    pub(super) fn note(&mut self, notes: Notes) {
+        self.plan.durable |= !notes.is_empty();
+        self.plan.notes.extend(notes);
     }
 
     /// Notes the receiver's watermark.
@@ -235,6 +243,12 @@ impl<'a> Group<'a> {
     /// Everything the group changes, ready to be committed.
     pub(super) fn finish(self) -> Planned {
         let mut plan = self.plan;
+        for (key, value) in plan.notes {
+            match value {
+                Some(value) => plan.changes.notes.push((key, value)),
+                None => plan.changes.forget.push(key),
+            }
+        }
         for (stream, pending) in plan.gaps {
             let Some(state) = self.states.get(&stream) else {
                 continue;

@@ -9,6 +9,7 @@ use fleet_api::frame::{GapReason, Record};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::group::{Group, Refusal};
+use super::notes::{self, Notes};
 use super::open::oldest;
 use super::state::{Cursors, Shared, States};
 use super::{AppendError, Appended};
@@ -23,7 +24,7 @@ const GROUP_BYTES: usize = 4 << 20;
 const TICK: Duration = Duration::from_secs(1);
 
 /// A command's place in the queue, given back when it is dropped.
-pub(super) type Queued = OwnedSemaphorePermit;
+pub(crate) type Queued = OwnedSemaphorePermit;
 type Reply<T> = oneshot::Sender<Result<T, AppendError>>;
 
 /// What the writer is asked to do.
@@ -39,8 +40,14 @@ pub(super) enum Command {
         stream: String,
         upto: u64,
         outputs: Vec<(String, Vec<Record>)>,
+        notes: Notes,
         reply: Reply<()>,
         queued: Queued,
+    },
+    Notes {
+        notes: Notes,
+        reply: Reply<()>,
+        queued: Option<Queued>,
     },
     Release {
         stream: String,
@@ -214,10 +221,13 @@ impl Writer {
                     stream,
                     upto,
                     outputs,
+                    notes,
                     reply,
                     queued,
                 } => match group.process(&processor, &stream, upto, &outputs) {
                     Ok(()) => {
+                        bytes += notes::bytes(&notes);
+                        group.note(notes);
                         free.insert(stream);
                         answers.push(Answer::Done(reply, Some(queued)));
                     }
@@ -228,12 +238,22 @@ impl Writer {
                             stream,
                             upto,
                             outputs,
+                            notes,
                             reply,
                             queued,
                         });
                         break;
                     }
                 },
+                Command::Notes {
+                    notes,
+                    reply,
+                    queued,
+                } => {
+                    bytes += notes::bytes(&notes);
+                    group.note(notes);
+                    answers.push(Answer::Done(reply, queued));
+                }
                 Command::Release {
                     stream,
                     epoch,
@@ -428,7 +448,9 @@ impl Answer {
 fn refuse(command: Command, error: AppendError) {
     match command {
         Command::Append { reply, .. } => drop(reply.send(Err(error))),
-        Command::Process { reply, .. } | Command::Repair { reply, .. } => {
+        Command::Process { reply, .. }
+        | Command::Notes { reply, .. }
+        | Command::Repair { reply, .. } => {
             drop(reply.send(Err(error)));
         }
         Command::Release { reply, .. } => {

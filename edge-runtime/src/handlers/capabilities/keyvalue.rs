@@ -1,5 +1,5 @@
-//! wasi:keyvalue over the node's store: each handler has its own values, and a
-//! quota for them.
+//! wasi:keyvalue over the node's buffer: each handler has its own values, and a
+//! quota for them. What a batch changes is kept with its outputs or not at all.
 
 #![expect(
     unreachable_pub,
@@ -16,7 +16,7 @@ use wasmtime::component::{Linker, Resource};
 use super::bindings::wasi::keyvalue::{atomics, batch, store};
 use super::{Grant, Host};
 use crate::handlers::state::GuestState;
-use crate::keyvalue::{KeyValue, KeyValueError};
+use crate::keyvalue::{KeyValue, KeyValueError, Stage};
 
 /// Keys on a page of `list-keys`.
 const PAGE: usize = 1000;
@@ -44,8 +44,15 @@ impl From<KeyValueError> for store::Error {
 }
 
 impl Bucket {
-    fn get(&self, key: &str) -> std::result::Result<Option<Vec<u8>>, store::Error> {
-        let value = self.values.get(self.handler(), &self.name, key)?;
+    fn get(
+        &self,
+        stage: Option<&Stage>,
+        key: &str,
+    ) -> std::result::Result<Option<Vec<u8>>, store::Error> {
+        let value = match stage {
+            Some(stage) => stage.get(&self.name, key)?,
+            None => self.values.get(self.handler(), &self.name, key)?,
+        };
         Ok(value.map(|value| value.to_vec()))
     }
 
@@ -55,8 +62,10 @@ impl Bucket {
 }
 
 impl GuestState {
-    fn bucket(&mut self, this: &Resource<Bucket>) -> Result<&Bucket> {
-        Ok(self.table().get(this)?)
+    /// The bucket and, within a batch, what the batch has changed so far.
+    fn bucket(&mut self, this: &Resource<Bucket>) -> Result<(&Bucket, Option<Arc<Stage>>)> {
+        let stage = self.call.stage.clone();
+        Ok((self.table().get(this)?, stage))
     }
 
     async fn write(
@@ -64,11 +73,16 @@ impl GuestState {
         this: Resource<Bucket>,
         changes: Vec<(String, Option<Bytes>)>,
     ) -> Outcome<()> {
-        let bucket = self.bucket(&this)?;
-        let written = bucket
-            .values
-            .write(bucket.handler(), bucket.quota, &bucket.name, changes);
-        Ok(written.await.map_err(Into::into))
+        let (bucket, stage) = self.bucket(&this)?;
+        let (quota, name) = (bucket.quota, bucket.name.as_str());
+        let written = match stage {
+            Some(stage) => stage.write(quota, name, changes),
+            None => {
+                let values = &bucket.values;
+                values.write(bucket.handler(), quota, name, changes).await
+            }
+        };
+        Ok(written.map_err(Into::into))
     }
 }
 
@@ -100,7 +114,8 @@ impl store::Host for GuestState {
 
 impl store::HostBucket for GuestState {
     fn get(&mut self, this: Resource<Bucket>, key: String) -> Outcome<Option<Vec<u8>>> {
-        Ok(self.bucket(&this)?.get(&key))
+        let (bucket, stage) = self.bucket(&this)?;
+        Ok(bucket.get(stage.as_deref(), &key))
     }
 
     async fn set(&mut self, this: Resource<Bucket>, key: String, value: Vec<u8>) -> Outcome<()> {
@@ -112,7 +127,9 @@ impl store::HostBucket for GuestState {
     }
 
     fn exists(&mut self, this: Resource<Bucket>, key: String) -> Outcome<bool> {
-        Ok(self.bucket(&this)?.get(&key).map(|value| value.is_some()))
+        let (bucket, stage) = self.bucket(&this)?;
+        let value = bucket.get(stage.as_deref(), &key);
+        Ok(value.map(|value| value.is_some()))
     }
 
     fn list_keys(
@@ -120,11 +137,15 @@ impl store::HostBucket for GuestState {
         this: Resource<Bucket>,
         cursor: Option<u64>,
     ) -> Outcome<store::KeyResponse> {
-        let bucket = self.bucket(&this)?;
+        let (bucket, stage) = self.bucket(&this)?;
         let from = cursor.unwrap_or(0);
-        let page = bucket
-            .values
-            .keys(bucket.handler(), &bucket.name, from, PAGE);
+        let page = match stage {
+            Some(stage) => stage.keys(&bucket.name, from, PAGE),
+            None => {
+                let values = &bucket.values;
+                values.keys(bucket.handler(), &bucket.name, from, PAGE)
+            }
+        };
         let page = page.map(|(keys, cursor)| store::KeyResponse { keys, cursor });
         Ok(page.map_err(Into::into))
     }
@@ -137,10 +158,17 @@ impl store::HostBucket for GuestState {
 
 impl atomics::Host for GuestState {
     async fn increment(&mut self, this: Resource<Bucket>, key: String, delta: u64) -> Outcome<u64> {
-        let bucket = self.bucket(&this)?;
-        let values = &bucket.values;
-        let sum = values.increment(bucket.handler(), bucket.quota, &bucket.name, key, delta);
-        Ok(sum.await.map_err(Into::into))
+        let (bucket, stage) = self.bucket(&this)?;
+        let (quota, name) = (bucket.quota, bucket.name.as_str());
+        let sum = match stage {
+            Some(stage) => stage.increment(quota, name, key, delta),
+            None => {
+                let values = &bucket.values;
+                let sum = values.increment(bucket.handler(), quota, name, key, delta);
+                sum.await
+            }
+        };
+        Ok(sum.map_err(Into::into))
     }
 }
 
@@ -150,9 +178,9 @@ impl batch::Host for GuestState {
         this: Resource<Bucket>,
         keys: Vec<String>,
     ) -> Outcome<Vec<Option<(String, Vec<u8>)>>> {
-        let bucket = self.bucket(&this)?;
+        let (bucket, stage) = self.bucket(&this)?;
         let values = keys.into_iter().map(|key| {
-            let value = bucket.get(&key)?;
+            let value = bucket.get(stage.as_deref(), &key)?;
             Ok(value.map(|value| (key, value)))
         });
         Ok(values.collect())
