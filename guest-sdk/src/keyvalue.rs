@@ -4,6 +4,9 @@
 
 use std::fmt;
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
 use crate::capabilities::wasi::keyvalue::{atomics, store};
 
 /// A part of the handler's own values.
@@ -61,7 +64,30 @@ impl Bucket {
         Ok(self.0.get(key)?)
     }
 
-    /// Keeps `value` under `key`; it survives a power cut once this returns.
+    /// The value under `key` from JSON, or none.
+    ///
+    /// # Errors
+    /// [`KeyValueError`], also if it is JSON of another shape.
+    pub fn get_json<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, KeyValueError> {
+        let value = self.get(key)?;
+        let value = value.map(|value| serde_json::from_slice(&value));
+        value.transpose().map_err(|error| {
+            KeyValueError::Other(format!("the value of {key:?} cannot be read: {error}"))
+        })
+    }
+
+    /// Keeps `value` under `key` as JSON.
+    ///
+    /// # Errors
+    /// [`KeyValueError`]
+    pub fn set_json(&self, key: &str, value: &impl Serialize) -> Result<(), KeyValueError> {
+        let value = serde_json::to_vec(value);
+        let value = value.map_err(|error| KeyValueError::Other(error.to_string()))?;
+        self.set(key, &value)
+    }
+
+    /// Keeps `value` under `key`. It survives a power cut once this returns;
+    /// in a stream processor, once the batch is committed.
     ///
     /// # Errors
     /// [`KeyValueError`]

@@ -6,6 +6,7 @@
 use std::fmt;
 
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::capabilities::edge::runtime::streams;
 pub use crate::capabilities::edge::runtime::streams::{Position, Window};
@@ -26,11 +27,35 @@ pub use bindings::edge::runtime::records::{Encoding, Output, Record};
 /// Works on the batches of a stream. Register it with
 /// [`stream_handler!`](crate::stream_handler).
 pub trait Handler {
-    /// Works on one batch. An error is retried with the same batch.
+    /// Works on one batch. Its outputs, its progress and what it changes in
+    /// [`keyvalue`](crate::keyvalue) become durable together. An error is
+    /// retried with the same batch, and leaves nothing behind.
     fn process(stream: &str, batch: Vec<Record>) -> Result<Vec<Output>, String>;
 }
 
+impl Record {
+    /// The value as JSON.
+    ///
+    /// # Errors
+    /// A sentence that says why it is none of that shape.
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T, String> {
+        match self.encoding {
+            Encoding::Json => serde_json::from_slice(&self.value).map_err(|e| e.to_string()),
+            other => Err(format!("the record is not JSON, but {other:?}")),
+        }
+    }
+}
+
 impl Output {
+    /// `record` as it is, for `stream`.
+    pub fn copy(stream: &str, record: Record) -> Self {
+        Self {
+            stream: stream.to_owned(),
+            encoding: record.encoding,
+            value: record.value,
+        }
+    }
+
     /// A record for `stream` with a value as JSON.
     pub fn json(stream: &str, value: &impl Serialize) -> Result<Self, String> {
         let value = serde_json::to_vec(value).map_err(|error| error.to_string())?;
