@@ -15,6 +15,7 @@ use crate::agent::Workload;
 use crate::clock::unix_ms;
 use crate::disk::free_bytes;
 use crate::gateway::Status;
+use crate::processors;
 use crate::uplink::UplinkHandle;
 
 /// Where the control connection gets its figures from.
@@ -86,6 +87,7 @@ impl HealthSource for NodeHealth {
             handlers: self.workload.handlers.health(),
             models: self.workload.models.health(),
             streams: self.workload.streams.health(),
+            processors: self.workload.processors.health(&self.workload.streams),
             uplink: self.uplink.health(),
             time_ms: unix_ms(),
         }
@@ -122,6 +124,10 @@ impl Status for NodeHealth {
         self.workload.handlers.render_metrics(out);
         self.workload.models.render_metrics(out);
         stream_metrics(&self.workload.streams.health(), out);
+        processors::render_metrics(
+            &self.workload.processors.health(&self.workload.streams),
+            out,
+        );
         process_metrics(self.started, out);
         let uplink = self.uplink.health();
         let generation = self.reported.borrow().serving_generation;

@@ -61,6 +61,7 @@ pub(crate) async fn show(client: &Client, id: &NodeId, format: Format) -> Result
             models(health),
             shadows(health),
             streams(&node, health),
+            processors(health),
         ]);
     }
     sections.retain(|s| !s.is_empty());
@@ -298,6 +299,37 @@ fn streams(node: &NodeDetail, health: &Health) -> String {
             s.acked_seq
                 .map_or_else(|| "-".to_owned(), |seq| format!("up to {seq}")),
             archived.map_or_else(|| "-".to_owned(), |a| format!("up to {}", a.watermark)),
+        ]);
+    }
+    table.trim_fmt()
+}
+
+fn processors(health: &Health) -> String {
+    if health.processors.is_empty() {
+        return String::new();
+    }
+    let mut table = output::table([
+        "PROCESSOR",
+        "STREAM",
+        "BEHIND",
+        "BATCHES",
+        "IN",
+        "OUT",
+        "FAILURES",
+        "DEAD LETTERS",
+        "WAITS FOR",
+    ]);
+    for p in &health.processors {
+        table.add_row([
+            p.processor.to_string(),
+            p.stream.to_string(),
+            p.lag.to_string(),
+            p.batches.to_string(),
+            p.records_in.to_string(),
+            p.records_out.to_string(),
+            p.failures.to_string(),
+            p.dead_letters.to_string(),
+            or_dash(p.waits_for.clone().unwrap_or_default()),
         ]);
     }
     table.trim_fmt()

@@ -10,8 +10,10 @@ pub use crate::route::{Route, RouteError};
 use crate::strict::{self, StrictError};
 use crate::units::{ByteSize, Span};
 
+mod circles;
 mod models;
 
+pub use circles::Circle;
 pub use models::{ModelProblem, ModelProblems, default_of};
 
 /// A deployment: a TOML file that is applied whole.
@@ -332,6 +334,16 @@ pub enum DeploymentError {
         /// The version of the handler entry.
         given: Version,
     },
+    /// Processors would feed each other without end.
+    #[error(
+        "processors feed each other in a circle: {0}: take one of these streams out of its processor's allow.streams"
+    )]
+    Circle(Circle),
+    /// There is no room in a name for the stream of dead letters.
+    #[error(
+        "stream {0} has a processor, and {0}.dead, where its dead letters go, is too long for a name: shorten it by 5 letters"
+    )]
+    LongName(StreamName),
     /// A handler has no route and no stream that uses it.
     #[error("handler {0} would never run: give it a route or name it as a stream's processor")]
     Idle(Name),
@@ -453,8 +465,17 @@ impl Deployment {
                     given: given.version.clone(),
                 });
             }
+            if stream.name.dead_letters().is_none() {
+                return Err(DeploymentError::LongName(stream.name.clone()));
+            }
         }
-        Ok(())
+        let processed = self.streams.iter();
+        let processed = processed.filter_map(|s| Some((&s.name, s.processor.as_ref()?)));
+        let handlers = self.handlers.iter().map(|h| (&h.name, &h.allow));
+        match Circle::among(processed, handlers) {
+            Some(circle) => Err(DeploymentError::Circle(circle)),
+            None => Ok(()),
+        }
     }
 }
 
@@ -567,5 +588,14 @@ processor = "anomaly:1.0.0"
         );
         let version = format!("{LINE}[[handler]]\nname = \"anomaly\"\nversion = \"2\"\n");
         assert!(refusal(&version).contains("in version 2"));
+        let own = format!(
+            "{LINE}[[handler]]\nname = \"anomaly\"\nversion = \"1.0.0\"\nallow = {{ streams = [\"vibration\"] }}\n"
+        );
+        assert_eq!(
+            refusal(&own),
+            "processors feed each other in a circle: vibration → (anomaly) → vibration: take one of these streams out of its processor's allow.streams"
+        );
+        let long = LINE.replace("\"vibration\"", &format!("\"{}\"", "v".repeat(60)));
+        assert!(refusal(&long).contains("shorten it"), "{}", refusal(&long));
     }
 }

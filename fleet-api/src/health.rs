@@ -3,6 +3,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::artifact::Reference;
 use crate::ids::{Name, NodeId, StreamName, Version};
 
 /// What a node measures about itself; sent every 10 s. Counters grow from the runtime's start.
@@ -29,6 +30,9 @@ pub struct Health {
     pub models: Vec<ModelHealth>,
     /// Figures per stream.
     pub streams: Vec<StreamHealth>,
+    /// Figures per stream that has a processor.
+    #[serde(default)]
+    pub processors: Vec<ProcessorHealth>,
     /// The data connection.
     pub uplink: UplinkHealth,
     /// When this was written, in milliseconds since the Unix epoch, by the node's clock.
@@ -197,6 +201,43 @@ pub struct StreamHealth {
     pub next_seq: u64,
     /// Highest sequence that the receiver has acknowledged.
     pub acked_seq: Option<u64>,
+}
+
+/// Figures of one stream's processor. Counters grow from the runtime's start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ProcessorHealth {
+    /// The stream that it works on.
+    pub stream: StreamName,
+    /// Name and version.
+    pub processor: Reference,
+    /// Records that it has not processed yet.
+    pub lag: u64,
+    /// Batches that were committed.
+    pub batches: u64,
+    /// Records in these batches.
+    pub records_in: u64,
+    /// Records that it made of them.
+    pub records_out: u64,
+    /// Tries of a batch that failed.
+    pub failures: u64,
+    /// Records that were set aside in `<stream>.dead`.
+    pub dead_letters: u64,
+    /// Why a batch failed the last time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_failure: Option<String>,
+    /// Why it waits although there are records: a full stream, a busy handler.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits_for: Option<String>,
+    /// Time spent to read batches from the buffer, in microseconds.
+    #[serde(default)]
+    pub read_us: u64,
+    /// Time spent in the handler, inference included, in microseconds.
+    #[serde(default)]
+    pub call_us: u64,
+    /// Time spent to commit outputs and progress, in microseconds.
+    #[serde(default)]
+    pub commit_us: u64,
 }
 
 /// Figures of the data connection.

@@ -121,6 +121,14 @@ string_id!(
     })
 );
 
+impl StreamName {
+    /// Where records of this stream go that its processor cannot process, `<stream>.dead`;
+    /// none where that would be too long for a name.
+    pub fn dead_letters(&self) -> Option<Self> {
+        Self::new(format!("{self}.dead")).ok()
+    }
+}
+
 impl Digest {
     /// The digest of `bytes`.
     pub fn of(bytes: &[u8]) -> Self {

@@ -1,6 +1,7 @@
 use std::path::PathBuf;
 
 use fleet_api::artifact::PinnedArtifact;
+use fleet_api::deployment::Circle;
 use fleet_api::desired::{Desired, DesiredHandler, DesiredModel};
 use fleet_api::event;
 use fleet_api::model_files::FileRole;
@@ -85,6 +86,7 @@ impl Workload {
         report: &mut Report,
     ) -> Result<Running, WorkloadError> {
         check_routes(&desired.handlers)?;
+        check_circles(desired)?;
         let mut next = Running::default();
         for wish in &desired.models {
             let known = running
@@ -248,6 +250,27 @@ fn check_routes(handlers: &[DesiredHandler]) -> Result<(), WorkloadError> {
         }
     }
     Ok(())
+}
+
+/// Processors of several deployments may feed each other, but not in a circle.
+fn check_circles(desired: &Desired) -> Result<(), WorkloadError> {
+    let processed = desired.streams.iter();
+    let processed = processed.filter_map(|s| Some((&s.name, s.processor.as_ref()?)));
+    let allowed = desired
+        .handlers
+        .iter()
+        .map(|h| (&h.artifact.name, &h.allow));
+    let Some(circle) = Circle::among(processed, allowed) else {
+        return Ok(());
+    };
+    let within = |handler: &&DesiredHandler| circle.has(&handler.artifact.name);
+    let Some(handler) = desired.handlers.iter().find(within) else {
+        return Ok(());
+    };
+    Err(WorkloadError {
+        artifact: Box::new(handler.artifact.clone()),
+        source: PrepareError::Handler(HandlerError::Circle(circle)),
+    })
 }
 
 /// Models are the same if they load the same; who owns them does not matter.

@@ -139,6 +139,11 @@ pub enum HandlerError {
         /// The handler that wants it too.
         second: Name,
     },
+    /// Processors would feed each other without end.
+    #[error(
+        "run processors that feed each other in a circle: {0}: take one of these streams out of its processor's allow.streams"
+    )]
+    Circle(fleet_api::deployment::Circle),
     /// There is no such processor.
     #[error("run processor {0}: no such handler is deployed, or it is not a stream processor")]
     NoProcessor(String),

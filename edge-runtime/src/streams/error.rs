@@ -92,6 +92,11 @@ impl AppendError {
         )
     }
 
+    /// Whether it succeeds once there is room, however long that takes.
+    pub(crate) fn wants_room(&self) -> bool {
+        matches!(self, Self::Full { .. } | Self::NoSpace { .. } | Self::Busy)
+    }
+
     /// A stable word for programs.
     pub fn code(&self) -> &'static str {
         match self {
