@@ -35,7 +35,7 @@ pub(crate) async fn run(dir: &Path, log: File, commands: u64, seed: u64) -> Resu
     data.announce(&json!({ "pid": std::process::id() }))?;
     let streams = Streams::open(&data.buffer(), config())?;
     streams.configure(&specs()?);
-    let values = KeyValue::open(&data.keyvalue())?;
+    let values = KeyValue::open(streams.clone(), &data.keyvalue())?;
 
     let mut work = JoinSet::new();
     for (at, stream) in ["a", "b", PROCESSED[0]].into_iter().enumerate() {

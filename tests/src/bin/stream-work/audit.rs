@@ -42,8 +42,8 @@ async fn examine(
         .context("opening panicked")?
         .context("the buffer")?;
     streams.configure(&specs()?);
-    let keyvalue = data.keyvalue();
-    let values = tokio::task::spawn_blocking(move || KeyValue::open(&keyvalue))
+    let (keyvalue, buffer) = (data.keyvalue(), streams.clone());
+    let values = tokio::task::spawn_blocking(move || KeyValue::open(buffer, &keyvalue))
         .await
         .context("opening panicked")?
         .context("handlers' values")?;
