@@ -13,6 +13,7 @@ mod plot;
 mod program;
 mod quiet;
 mod report;
+mod soak;
 mod start;
 mod swaps;
 mod wrk;
@@ -23,6 +24,7 @@ use clap::{Parser, Subcommand};
 use crate::handlers::HandlersArgs;
 use crate::inference::InferenceArgs;
 use crate::report::Report;
+use crate::soak::SoakArgs;
 
 /// Measures the edge runtime and the control plane on this machine.
 #[derive(Debug, Parser)]
@@ -73,6 +75,8 @@ enum What {
     Inference(InferenceArgs),
     /// Records per second that are on disk before their answer.
     Ingest,
+    /// Power cuts, kills, damage and failing calls, by the thousand.
+    Soak(SoakArgs),
 }
 
 #[tokio::main]
@@ -84,6 +88,7 @@ async fn main() -> Result<()> {
     let (rounds, mut report) = (args.rounds.max(1), Report::new());
     match args.what.unwrap_or(What::Summary) {
         What::Native { listen } => return native::serve(listen).await,
+        What::Soak(soak) => return soak::run(&soak, args.json.as_deref()).await,
         What::Memory => memory::measure(rounds, &mut report).await?,
         What::Start => start::measure(rounds, &mut report).await?,
         What::Swaps => swaps::measure(&mut report).await?,

@@ -125,7 +125,8 @@ pub(crate) fn run_program(checkout: &Checkout, name: &str, arguments: &[String])
     let mut build = vec!["build", "--workspace", "--bins", "--locked"];
     let mut profile = Profile::Dev;
     if measures {
-        build.push("--release");
+        // The soak preloads a library.
+        build.extend(["--release", "--lib"]);
         profile = Profile::Release;
     }
     command::run(&mut command::cargo(checkout.root(), build))?;
