@@ -24,6 +24,7 @@ use crate::idle_code;
 use crate::keyvalue::KeyValue;
 use crate::models::{Models, ModelsConfig};
 use crate::processors::{self, Processors};
+use crate::sources::{self, SourceSecrets, Sources, SourcesConfig};
 use crate::streams::{BufferConfig, Streams};
 use crate::uplink::{self, UplinkConfig, UplinkHandle};
 
@@ -80,12 +81,15 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         models.clone(),
     )?;
     let processors = Processors::new();
+    let sources = Sources::new();
+    let secrets = config.secrets.clone().unwrap_or_else(|| data.secrets());
     let workload = Workload {
         handlers: handlers.clone(),
         models: models.clone(),
         streams: streams.clone(),
         processors: processors.clone(),
-        secrets: config.secrets.clone().unwrap_or_else(|| data.secrets()),
+        sources: sources.clone(),
+        secrets: secrets.clone(),
     };
     let client = identity.https().context("make an HTTPS client")?;
     let fetcher = Fetcher::new(client.clone(), identity.url.clone());
@@ -139,6 +143,15 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         stop.clone(),
     ));
     tasks.spawn(events::run(streams.clone(), stop.clone()));
+    tasks.spawn(sources::run(
+        sources,
+        SourcesConfig {
+            node: identity.node.to_string(),
+            secrets: SourceSecrets::Folder(secrets),
+        },
+        streams.clone(),
+        stop.clone(),
+    ));
     tasks.spawn(uplink::run(
         uplink_config(&identity),
         streams.clone(),

@@ -60,6 +60,7 @@ pub use machine::half_of_memory;
 pub use processor::{ProcessOutput, ProcessRecord, Processed};
 pub(crate) use request::REQUEST_ID;
 pub use secrets::Secrets;
+pub(crate) use secrets::read as read_secret;
 
 use capabilities::Grant;
 use capabilities::outbound::{Client, Origins, OutboundShare};

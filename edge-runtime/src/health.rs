@@ -88,6 +88,7 @@ impl HealthSource for NodeHealth {
             models: self.workload.models.health(),
             streams: self.workload.streams.health(),
             processors: self.workload.processors.health(&self.workload.streams),
+            sources: self.workload.sources.health(),
             uplink: self.uplink.health(),
             time_ms: unix_ms(),
         }
@@ -128,6 +129,7 @@ impl Status for NodeHealth {
             &self.workload.processors.health(&self.workload.streams),
             out,
         );
+        self.workload.sources.render_metrics(out);
         process_metrics(self.started, out);
         let uplink = self.uplink.health();
         let generation = self.reported.borrow().serving_generation;

@@ -9,6 +9,7 @@
 //!                              └─► streams ─► buffer (sled) ─► uplink ── MQTT ─► archive
 //!                                    ▲  └──► processors ─┐
 //!                                    └───────────────────┘
+//!  devices ── MQTT, Modbus, OPC UA, files ─► sources ─► streams
 //! ```
 
 pub mod cli;
@@ -28,6 +29,7 @@ pub mod handlers;
 pub mod keyvalue;
 pub mod models;
 pub mod processors;
+pub mod sources;
 
 mod buffer;
 pub mod events;

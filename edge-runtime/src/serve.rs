@@ -22,9 +22,11 @@ use crate::handlers::{HandlerSpec, Handlers, HandlersConfig, Secrets};
 use crate::idle_code;
 use crate::keyvalue::KeyValue;
 use crate::models::{Models, ModelsConfig};
+use crate::sources::Sources;
 use crate::streams::{BufferConfig, Streams};
 
 mod models;
+mod sources;
 mod watch;
 
 use watch::Watch;
@@ -72,6 +74,9 @@ pub struct ServeArgs {
     /// A stream to keep; needs --data-dir; may be repeated.
     #[arg(long = "stream", value_name = "NAME")]
     streams: Vec<StreamName>,
+    /// File of [[source]] entries, whose streams are kept too; needs --data-dir.
+    #[arg(long, value_name = "FILE.toml")]
+    sources: Option<PathBuf>,
     /// Folder of the streams' buffer, of compiled components and of models' optimised graphs.
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
@@ -109,12 +114,15 @@ impl FromStr for Pair {
 /// # Errors
 /// What keeps it from starting, with what to do about it.
 pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
-    if args.file.is_none() && args.routes.is_empty() && args.models.is_empty() {
+    let sourced = sources::load(args.sources.as_deref())?;
+    if args.file.is_none() && args.routes.is_empty() && args.models.is_empty() && sourced.is_empty()
+    {
         bail!(
-            "nothing to serve: give a FILE.wasm, --route PATH=FILE.wasm or --model NAME=FILE.onnx"
+            "nothing to serve: give a FILE.wasm, --route PATH=FILE.wasm, --model NAME=FILE.onnx or --sources FILE.toml"
         );
     }
-    if !args.streams.is_empty() && args.data_dir.is_none() {
+    let kept = sources::streams(&args.streams, &sourced);
+    if !kept.is_empty() && args.data_dir.is_none() {
         bail!("streams are kept on disk: give a folder with --data-dir");
     }
     let mut gateway = Gateway::bind(args.listen).await?;
@@ -140,7 +148,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     });
     models::load(&models, &args.models).await?;
     let buffer = match &args.data_dir {
-        Some(folder) => Some(open_streams(folder, &args.streams).await?),
+        Some(folder) => Some(open_streams(folder, &kept).await?),
         None => None,
     };
     let keyvalue = match (args.data_dir.as_ref(), buffer.clone()) {
@@ -151,7 +159,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
         }
         _ => None,
     };
-    let streams = buffer.clone().filter(|_| !args.streams.is_empty());
+    let streams = buffer.clone().filter(|_| !kept.is_empty());
     let handlers = Handlers::start(
         HandlersConfig {
             cache_dir: cache_dir(args.data_dir.as_deref()),
@@ -167,6 +175,17 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let stopped = stop_signal().context("listen for signals")?;
     tokio::spawn(cancel_at(stopped, stop.clone()));
     eprintln!("serving {}", gateway.url());
+    let working = Sources::new();
+    let sourcing = streams.clone().map(|streams| {
+        let config = sources::config(pairs(&args.secrets));
+        tokio::spawn(crate::sources::run(
+            working.clone(),
+            config,
+            streams,
+            stop.clone(),
+        ))
+    });
+    working.configure(&sourced);
     tokio::task::spawn_blocking(idle_code::let_go_of_start);
     if let Some(admin) = admin {
         eprintln!("admin {}", admin.url());
@@ -174,6 +193,8 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
             handlers: handlers.clone(),
             models: models.clone(),
             wants_models: !args.models.is_empty(),
+            streams: streams.clone(),
+            sources: working.clone(),
         });
         tokio::spawn(admin.serve(status, stop.clone()));
     }
@@ -192,6 +213,9 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     gateway.serve(parts, DRAIN, stop).await;
     if let Some(inference) = inference {
         inference.await?;
+    }
+    if let Some(sourcing) = sourcing {
+        sourcing.await?;
     }
     let close = move || {
         handlers.stop();
@@ -354,6 +378,8 @@ struct Served {
     handlers: Handlers,
     models: Models,
     wants_models: bool,
+    streams: Option<Streams>,
+    sources: Sources,
 }
 
 impl Status for Served {
@@ -362,6 +388,8 @@ impl Status for Served {
             "handlers": self.handlers.health(),
             "last_faults": self.handlers.last_faults(),
             "models": self.models.health(),
+            "streams": self.streams.as_ref().map(Streams::health),
+            "sources": self.sources.health(),
             "instances": self.handlers.allocation().to_string(),
             "not_ready": self.not_ready(),
         })
@@ -375,5 +403,6 @@ impl Status for Served {
     fn metrics(&self, out: &mut String) {
         self.handlers.render_metrics(out);
         self.models.render_metrics(out);
+        self.sources.render_metrics(out);
     }
 }

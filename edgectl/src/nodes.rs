@@ -62,6 +62,7 @@ pub(crate) async fn show(client: &Client, id: &NodeId, format: Format) -> Result
             shadows(health),
             streams(&node, health),
             processors(health),
+            sources(health),
         ]);
     }
     sections.retain(|s| !s.is_empty());
@@ -330,6 +331,37 @@ fn processors(health: &Health) -> String {
             p.failures.to_string(),
             p.dead_letters.to_string(),
             or_dash(p.waits_for.clone().unwrap_or_default()),
+        ]);
+    }
+    table.trim_fmt()
+}
+
+fn sources(health: &Health) -> String {
+    if health.sources.is_empty() {
+        return String::new();
+    }
+    let mut table = output::table([
+        "SOURCE", "KIND", "AT", "STREAM", "STATE", "SINCE", "RECORDS", "ERRORS", "LOST", "LAST",
+    ]);
+    for s in &health.sources {
+        let ago = |ms: u64| span(health.time_ms.saturating_sub(ms));
+        let state = match (s.connected, &s.reason) {
+            (true, None) => "connected".to_owned(),
+            (true, Some(reason)) => format!("waits: {reason}"),
+            (false, Some(reason)) => format!("not connected: {reason}"),
+            (false, None) => "connecting".to_owned(),
+        };
+        table.add_row([
+            s.name.to_string(),
+            s.kind.clone(),
+            s.address.clone(),
+            s.stream.to_string(),
+            state,
+            ago(s.since_ms),
+            s.records.to_string(),
+            s.errors.to_string(),
+            s.lost.to_string(),
+            s.last_record_ms.map_or_else(|| "-".to_owned(), ago),
         ]);
     }
     table.trim_fmt()

@@ -7,6 +7,7 @@ use crate::ids::{Name, StreamName, Version};
 use crate::labels::Selector;
 use crate::model::{Batch, Load, ModelOptions, Shadow};
 pub use crate::route::{Route, RouteError};
+use crate::source::{Source, SourceProblems};
 use crate::strict::{self, StrictError};
 use crate::units::{ByteSize, Span};
 
@@ -37,6 +38,9 @@ pub struct Deployment {
     /// Streams to buffer.
     #[serde(default, rename = "stream", skip_serializing_if = "Vec::is_empty")]
     pub streams: Vec<StreamEntry>,
+    /// Where the nodes get records from by themselves.
+    #[serde(default, rename = "source", skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<Source>,
 }
 
 /// The `[deployment]` section.
@@ -312,6 +316,14 @@ pub enum DeploymentError {
         /// All of them.
         problems: ModelProblems,
     },
+    /// Sources that no node could run.
+    #[error("{file} has sources that cannot run:{problems}")]
+    Sources {
+        /// The file's name, for people.
+        file: String,
+        /// All of them.
+        problems: SourceProblems,
+    },
     /// Two handlers would serve the same requests.
     #[error("handlers {first} and {second} are both on route {route}: give each its own")]
     RouteTaken {
@@ -389,6 +401,10 @@ impl Deployment {
         if let Some(problems) = ModelProblems::of(&deployment.models, text) {
             let file = file.to_owned();
             return Err(DeploymentError::Models { file, problems });
+        }
+        if let Some(problems) = SourceProblems::of(&deployment.sources, text) {
+            let file = file.to_owned();
+            return Err(DeploymentError::Sources { file, problems });
         }
         deployment.check()?;
         Ok(deployment)

@@ -8,6 +8,7 @@ use crate::artifact::{PinnedArtifact, Reference};
 use crate::deployment::{Ack, Allow, Isolation, Limits, OnFull, Route, default_keep};
 use crate::ids::{Name, NodeId, StreamName};
 use crate::model::ModelOptions;
+use crate::source::Source;
 use crate::units::{ByteSize, Span};
 
 /// The payload type of an [`Envelope`] around a [`Desired`].
@@ -31,6 +32,9 @@ pub struct Desired {
     pub models: Vec<DesiredModel>,
     /// Streams.
     pub streams: Vec<StreamSpec>,
+    /// Where the node gets records from by itself.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<Source>,
 }
 
 /// A handler on a node.
@@ -200,6 +204,7 @@ mod tests {
             streams: vec![StreamSpec::named(
                 StreamName::new("vibration").expect("valid"),
             )],
+            sources: Vec::new(),
         }
     }
 

@@ -18,6 +18,8 @@ use serde::{Deserialize, Serialize};
 
 /// The only version of the format so far.
 pub const VERSION: u8 = 1;
+/// A gateway's time below this, 2024-01-01, is that of a clock which was never set.
+pub const CLOCK_UNSET_BELOW_MS: u64 = 1_704_067_200_000;
 /// Bytes before the body.
 pub const HEADER_BYTES: usize = 32;
 /// Bytes that a record takes beside its value.
@@ -82,6 +84,11 @@ impl Record {
     /// Bytes that it takes within a frame.
     pub fn encoded_bytes(&self) -> usize {
         RECORD_OVERHEAD_BYTES + self.value.len()
+    }
+
+    /// Whether the gateway's clock had been set when it accepted the record.
+    pub fn clock_is_set(&self) -> bool {
+        self.time_ms >= CLOCK_UNSET_BELOW_MS
     }
 }
 

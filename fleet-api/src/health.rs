@@ -33,6 +33,9 @@ pub struct Health {
     /// Figures per stream that has a processor.
     #[serde(default)]
     pub processors: Vec<ProcessorHealth>,
+    /// Figures per source.
+    #[serde(default)]
+    pub sources: Vec<SourceHealth>,
     /// The data connection.
     pub uplink: UplinkHealth,
     /// When this was written, in milliseconds since the Unix epoch, by the node's clock.
@@ -238,6 +241,36 @@ pub struct ProcessorHealth {
     /// Time spent to commit outputs and progress, in microseconds.
     #[serde(default)]
     pub commit_us: u64,
+}
+
+/// Figures of one source.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct SourceHealth {
+    /// The source.
+    pub name: Name,
+    /// `mqtt`, `mqtt-listener`, `modbus`, `opcua` or `file`.
+    pub kind: String,
+    /// The stream that takes its records.
+    pub stream: StreamName,
+    /// What it reads from, or where it listens.
+    pub address: String,
+    /// Whether it is in touch with what it reads from.
+    pub connected: bool,
+    /// Since when it is so, in milliseconds since the Unix epoch, by the node's clock.
+    pub since_ms: u64,
+    /// Why it is not connected, or why it waits.
+    pub reason: Option<String>,
+    /// Records that are durable.
+    pub records: u64,
+    /// Connections that broke, and answers and lines that could not be read.
+    pub errors: u64,
+    /// Values and messages that were not stored and that nobody sends again.
+    pub lost: u64,
+    /// Clients of a listener.
+    pub clients: u64,
+    /// When the last record became durable.
+    pub last_record_ms: Option<u64>,
 }
 
 /// Figures of the data connection.

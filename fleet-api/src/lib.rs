@@ -56,6 +56,8 @@ pub mod reported;
 pub mod rest;
 /// Where a handler serves.
 pub mod route;
+/// Where a node gets records from by itself.
+pub mod source;
 /// TOML that refuses unknown keys, all at once and with their lines.
 pub mod strict;
 /// Join tokens.

@@ -37,6 +37,23 @@ impl Serve {
         Self::start_in(self.dir, args).await
     }
 
+    /// Starts it again with `args` on the same data after its process was killed.
+    ///
+    /// # Errors
+    /// If it does not come up; its log is shown.
+    pub async fn start_again(self, args: &[&str]) -> Result<Self> {
+        Self::start_in(self.dir, args).await
+    }
+
+    /// Kills it as a power cut would and starts it again with `args` on the same data.
+    ///
+    /// # Errors
+    /// As [`Self::restart`].
+    pub async fn kill_and_restart(mut self, args: &[&str]) -> Result<Self> {
+        self.process.kill()?;
+        Self::start_in(self.dir, args).await
+    }
+
     async fn start_in(dir: TempDir, args: &[&str]) -> Result<Self> {
         let data_dir = dir.path().join("data").display().to_string();
         let own = ["serve", "--listen", "127.0.0.1:0", "--data-dir", &data_dir];

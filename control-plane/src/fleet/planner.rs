@@ -10,6 +10,7 @@ use fleet_api::deployment::{
 use fleet_api::desired::{Desired, DesiredHandler, DesiredModel, StreamSpec};
 use fleet_api::ids::{Name, NodeId, StreamName, Version};
 use fleet_api::labels::Labels;
+use fleet_api::source::Source;
 
 use super::catalogue::Catalogue;
 
@@ -20,6 +21,7 @@ pub(crate) struct Content {
     /// Versions of a model in the order of their entries, the default last. One deployment owns all of a name.
     models: BTreeMap<Name, Vec<DesiredModel>>,
     streams: BTreeMap<StreamName, (Name, StreamSpec)>,
+    sources: BTreeMap<Name, (Name, Source)>,
     routes: BTreeMap<String, (Name, Route)>,
 }
 
@@ -52,6 +54,7 @@ pub(crate) enum Place {
     Handler(Name),
     Model(Name),
     Stream(StreamName),
+    Source(Name),
     Route(Route),
 }
 
@@ -223,6 +226,10 @@ fn part(deployment: &Deployment, artifacts: &Catalogue) -> Content {
         part.streams
             .insert(entry.name.clone(), (owner.clone(), spec));
     }
+    for source in &deployment.sources {
+        part.sources
+            .insert(source.name.clone(), (owner.clone(), source.clone()));
+    }
     part
 }
 
@@ -251,23 +258,43 @@ impl Content {
                 Some((owner.clone(), Place::Route(route.clone())))
             })
         };
-        handler.or_else(model).or_else(stream).or_else(route)
+        let source = || {
+            other.sources.keys().find_map(|name| {
+                let (owner, _) = self.sources.get(name)?;
+                Some((owner.clone(), Place::Source(name.clone())))
+            })
+        };
+        handler
+            .or_else(model)
+            .or_else(stream)
+            .or_else(source)
+            .or_else(route)
     }
 
     fn merge(&mut self, other: &Self) {
         self.handlers.extend(other.handlers.clone());
         self.models.extend(other.models.clone());
         self.streams.extend(other.streams.clone());
+        self.sources.extend(other.sources.clone());
         self.routes.extend(other.routes.clone());
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.handlers.is_empty() && self.models.is_empty() && self.streams.is_empty()
+        self.handlers.is_empty()
+            && self.models.is_empty()
+            && self.streams.is_empty()
+            && self.sources.is_empty()
     }
 
-    /// Models and streams that a handler may use and that are not there.
+    /// Models and streams that a handler or a source uses and that are not there.
     pub(crate) fn unmet(&self) -> impl Iterator<Item = String> {
-        self.handlers.values().flat_map(move |handler| {
+        let sources = self.sources.values().filter_map(move |(_, source)| {
+            let (name, stream) = (&source.name, &source.stream);
+            (!self.streams.contains_key(stream)).then(|| {
+                format!("source {name} appends to stream {stream}, which no deployment brings")
+            })
+        });
+        let handlers = self.handlers.values().flat_map(move |handler| {
             let name = &handler.artifact.name;
             let models = handler.allow.models.iter();
             let models = models.filter(|m| !self.models.contains_key(*m));
@@ -281,7 +308,8 @@ impl Content {
                     format!("handler {name} may append to stream {s}, which no deployment brings")
                 }))
                 .collect::<Vec<_>>()
-        })
+        });
+        handlers.chain(sources)
     }
 
     /// The document for `node`.
@@ -294,6 +322,7 @@ impl Content {
             handlers: self.handlers.values().cloned().collect(),
             models: self.models.values().flatten().cloned().collect(),
             streams: self.streams.values().map(|(_, s)| s.clone()).collect(),
+            sources: self.sources.values().map(|(_, s)| s.clone()).collect(),
         }
     }
 }
@@ -304,6 +333,7 @@ impl fmt::Display for Place {
             Self::Handler(name) => write!(f, "handler {name}"),
             Self::Model(name) => write!(f, "model {name}"),
             Self::Stream(name) => write!(f, "stream {name}"),
+            Self::Source(name) => write!(f, "source {name}"),
             Self::Route(route) => write!(f, "route {route}"),
         }
     }

@@ -195,6 +195,7 @@ mod tests {
             handlers: Vec::new(),
             models: Vec::new(),
             streams: Vec::new(),
+            sources: Vec::new(),
         }
     }
 

@@ -14,6 +14,7 @@ use crate::causes::chain;
 use crate::handlers::{HandlerError, HandlerSpec, Handlers, PreparedHandler};
 use crate::models::{ModelError, ModelFiles, ModelSpec, Models, PreparedModel};
 use crate::processors::Processors;
+use crate::sources::Sources;
 use crate::streams::Streams;
 
 /// The parts of the runtime that a desired state sets up.
@@ -27,6 +28,8 @@ pub struct Workload {
     pub streams: Streams,
     /// Handlers that work on streams.
     pub processors: Processors,
+    /// Where records come from without being posted.
+    pub sources: Sources,
     /// Folder of the node's secrets.
     pub secrets: PathBuf,
 }
@@ -187,6 +190,7 @@ impl Workload {
             tracing::error!(error = chain(&error), "the handlers cannot serve together");
         }
         self.processors.configure(&desired.streams);
+        self.sources.configure(&desired.sources);
     }
 
     async fn model(

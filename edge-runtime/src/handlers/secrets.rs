@@ -49,7 +49,7 @@ impl Secrets {
 }
 
 /// The file's text without its last line break, which editors and `echo` add.
-fn read(path: &Path) -> io::Result<String> {
+pub(crate) fn read(path: &Path) -> io::Result<String> {
     let bytes = std::fs::metadata(path)?.len();
     if bytes > MAX_BYTES {
         let reason = format!("it has {bytes} bytes, and a secret has at most {MAX_BYTES}");

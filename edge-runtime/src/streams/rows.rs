@@ -18,6 +18,8 @@ struct JsonRow<'a> {
     seq: u64,
     time: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
+    clock: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     encoding: Option<&'static str>,
     value: JsonValue<'a>,
 }
@@ -33,7 +35,8 @@ enum JsonValue<'a> {
 impl Row {
     /// `{"seq", "time", "value"}` on one line; time is in milliseconds since the
     /// Unix epoch. What is not JSON, nor CBOR that JSON can express, is base64
-    /// and has an `encoding` beside it.
+    /// and has an `encoding` beside it. A time by a clock that was never set has
+    /// `"clock": "unset"` beside it.
     pub fn to_json(&self) -> String {
         let record = &self.record;
         let (encoding, value) = match json_value(record) {
@@ -46,6 +49,7 @@ impl Row {
         let row = JsonRow {
             seq: self.seq,
             time: record.time_ms,
+            clock: (!record.clock_is_set()).then_some("unset"),
             encoding,
             value,
         };
@@ -76,7 +80,7 @@ mod tests {
 
     fn row(encoding: Encoding, value: &[u8]) -> String {
         let record = Record {
-            time_ms: 5,
+            time_ms: 1_704_067_200_005,
             encoding,
             value: bytes::Bytes::copy_from_slice(value),
         };
@@ -87,19 +91,32 @@ mod tests {
     fn rows_are_one_line_whatever_the_encoding() {
         assert_eq!(
             row(Encoding::Json, b"{\"a\": 1.50}"),
-            r#"{"seq":3,"time":5,"value":{"a": 1.50}}"#
+            r#"{"seq":3,"time":1704067200005,"value":{"a": 1.50}}"#
         );
         assert_eq!(
             row(Encoding::Json, b"{\n\"a\": 1}"),
-            r#"{"seq":3,"time":5,"value":{"a":1}}"#
+            r#"{"seq":3,"time":1704067200005,"value":{"a":1}}"#
         );
         assert_eq!(
             row(Encoding::Cbor, b"\xa1\x61a\x01"),
-            r#"{"seq":3,"time":5,"value":{"a":1}}"#
+            r#"{"seq":3,"time":1704067200005,"value":{"a":1}}"#
         );
         assert_eq!(
             row(Encoding::Bytes, b"\x00\xff"),
-            r#"{"seq":3,"time":5,"encoding":"bytes","value":"AP8="}"#
+            r#"{"seq":3,"time":1704067200005,"encoding":"bytes","value":"AP8="}"#
+        );
+    }
+
+    #[test]
+    fn a_clock_that_was_never_set_shows() {
+        let record = Record {
+            time_ms: 60_000,
+            encoding: Encoding::Json,
+            value: bytes::Bytes::from_static(b"1"),
+        };
+        assert_eq!(
+            Row { seq: 3, record }.to_json(),
+            r#"{"seq":3,"time":60000,"clock":"unset","value":1}"#
         );
     }
 }

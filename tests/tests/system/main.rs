@@ -18,6 +18,7 @@ mod killed;
 mod missing_library;
 mod model_files;
 mod model_versions;
+mod mqtt_devices;
 mod offline;
 mod operator_cases;
 mod pictures;
