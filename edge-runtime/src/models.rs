@@ -57,6 +57,7 @@ mod tensor;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use compression::{Coding, CodingError};
 pub use error::ModelError;
 pub use loading::{ModelFiles, ModelSpec, PreparedModel};
 pub use protocol::read_request;

@@ -128,7 +128,7 @@ pub async fn run(
                 continue;
             }
             let stop = stop.child_token();
-            let report = Report::new(&source);
+            let report = Report::new(&source, streams.events().clone());
             sources
                 .reports()
                 .insert(source.name.clone(), report.clone());

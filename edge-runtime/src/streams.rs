@@ -22,6 +22,7 @@ mod body;
 mod error;
 mod group;
 mod http;
+mod marks;
 mod notes;
 mod open;
 mod range;
@@ -47,6 +48,7 @@ pub use self::range::RecordRange;
 pub use self::rows::Row;
 pub use crate::buffer::{BufferConfig, BufferError};
 
+pub(crate) use self::marks::Mark;
 pub(crate) use self::notes::Notes;
 pub(crate) use self::read::OutFrame;
 pub(crate) use self::state::Outlook;
@@ -124,9 +126,10 @@ impl Streams {
     /// opened. A damaged buffer is set aside and a new one takes its place.
     pub fn open(dir: &Path, config: BufferConfig) -> Result<Self, BufferError> {
         let (shared, states, space) = open::open(dir, &config)?;
+        let keys = marks::Keys::load(shared.store.as_ref())?;
         // The queue's permits bound it; a bounded channel would block async callers.
         let (commands, received) = std::sync::mpsc::channel();
-        let writer = Writer::new(Arc::clone(&shared), states, space, received);
+        let writer = Writer::new(Arc::clone(&shared), states, keys, space, received);
         let thread = std::thread::Builder::new()
             .name("buffer-writer".to_owned())
             .spawn(move || writer.run())
@@ -159,6 +162,19 @@ impl Streams {
         stream: &str,
         records: Vec<NewRecord>,
     ) -> Result<Appended, AppendError> {
+        self.append_marked(stream, records, None).await
+    }
+
+    /// As [`Streams::append`], with a mark in the same commit.
+    ///
+    /// # Errors
+    /// As [`Streams::append`], and [`AppendError::KeyReused`].
+    pub(crate) async fn append_marked(
+        &self,
+        stream: &str,
+        records: Vec<NewRecord>,
+        mark: Option<Mark>,
+    ) -> Result<Appended, AppendError> {
         self.inner.shared.spec(stream)?;
         let records = checked(records)?;
         let cost = records.iter().map(Record::encoded_bytes).sum();
@@ -166,6 +182,7 @@ impl Streams {
         self.submit(cost, |queued| Command::Append {
             stream: stream.to_owned(),
             records,
+            mark,
             reply,
             queued,
         })
@@ -258,6 +275,14 @@ impl Streams {
     /// The last sequence that `processor` has finished in `stream`, 0 for none.
     pub fn cursor(&self, processor: &str, stream: &str) -> u64 {
         self.inner.shared.cursor(processor, stream)
+    }
+
+    /// How far `source` has read, as marked with its last records. Blocks.
+    ///
+    /// # Errors
+    /// [`BufferError`] if the buffer cannot be read.
+    pub(crate) fn position(&self, source: &str) -> Result<Option<Vec<u8>>, BufferError> {
+        marks::position(self.inner.shared.store.as_ref(), source)
     }
 
     /// Changes whenever records, watermarks or the configuration have changed.

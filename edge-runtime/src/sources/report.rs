@@ -1,19 +1,24 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use fleet_api::event::EventKind;
 use fleet_api::health::SourceHealth;
 use fleet_api::source::Source;
 
 use crate::clock::unix_ms;
+use crate::events::Events;
 
 /// Shows how one source does; clones show the same.
 #[derive(Clone)]
-pub(super) struct Report(Arc<Mutex<SourceHealth>>);
+pub(super) struct Report {
+    health: Arc<Mutex<SourceHealth>>,
+    events: Events,
+}
 
 impl Report {
     /// A source that has not reached anything yet.
-    pub(super) fn new(source: &Source) -> Self {
-        Self(Arc::new(Mutex::new(SourceHealth {
+    pub(super) fn new(source: &Source, events: Events) -> Self {
+        let health = SourceHealth {
             name: source.name.clone(),
             kind: source.kind().to_owned(),
             stream: source.stream.clone(),
@@ -26,7 +31,11 @@ impl Report {
             lost: 0,
             clients: 0,
             last_record_ms: None,
-        })))
+        };
+        Self {
+            health: Arc::new(Mutex::new(health)),
+            events,
+        }
     }
 
     /// The figures of this moment.
@@ -40,6 +49,7 @@ impl Report {
         if !health.connected {
             health.since_ms = unix_ms();
             tracing::info!(source = %health.name, kind = health.kind, "the source is connected");
+            self.event(&health, "is connected".to_owned());
         }
         health.connected = true;
         health.reason = None;
@@ -51,8 +61,9 @@ impl Report {
         if health.connected || health.reason.as_deref() != Some(reason) {
             tracing::warn!(source = %health.name, kind = health.kind, reason, "the source is not connected, trying again");
         }
-        if health.connected {
+        if health.connected || health.reason.is_none() {
             health.since_ms = unix_ms();
+            self.event(&health, format!("is not connected: {reason}"));
         }
         health.connected = false;
         health.reason = Some(reason.to_owned());
@@ -64,6 +75,7 @@ impl Report {
         let mut health = self.lock();
         if health.reason.as_deref() != Some(reason) {
             tracing::warn!(source = %health.name, stream = %health.stream, reason, "the source waits for its stream");
+            self.event(&health, format!("waits: {reason}"));
         }
         health.reason = Some(reason.to_owned());
     }
@@ -90,6 +102,7 @@ impl Report {
         let mut health = self.lock();
         health.lost += values;
         tracing::error!(source = %health.name, values, reason, "the source has lost values");
+        self.event(&health, format!("has lost {values}: {reason}"));
     }
 
     /// Where it listens, once that is known.
@@ -102,8 +115,14 @@ impl Report {
         self.lock().clients = clients as u64;
     }
 
+    fn event(&self, health: &SourceHealth, what: String) {
+        let text = format!("source {} {what}", health.name);
+        let stream = Some(health.stream.as_str());
+        self.events.note(EventKind::Source, stream, text);
+    }
+
     fn lock(&self) -> MutexGuard<'_, SourceHealth> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

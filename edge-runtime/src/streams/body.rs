@@ -8,7 +8,7 @@ use super::NewRecord;
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum BodyError {
     #[error(
-        "content type {0:?} is not known: send application/json, application/x-ndjson, application/cbor or application/octet-stream"
+        "content type {0:?} is not known: send application/json, application/x-ndjson, application/cbor, application/cbor-seq or application/octet-stream"
     )]
     ContentType(String),
     #[error("the body is not JSON: {0}")]
@@ -34,6 +34,7 @@ pub(super) fn records(
         | "application/jsonl"
         | "application/x-jsonlines" => lines(body),
         "application/cbor" => cbor(body),
+        "application/cbor-seq" => cbor_sequence(body),
         "application/octet-stream" => Ok(vec![NewRecord::new(Encoding::Bytes, body.clone())]),
         _ => Err(BodyError::ContentType(content_type.to_owned())),
     }
@@ -92,6 +93,21 @@ fn cbor(body: &Bytes) -> Result<Vec<NewRecord>, BodyError> {
         .collect()
 }
 
+/// A record per item (RFC 8742), with the bytes it was sent with.
+fn cbor_sequence(body: &Bytes) -> Result<Vec<NewRecord>, BodyError> {
+    let mut rest = &body[..];
+    let mut records = Vec::new();
+    while !rest.is_empty() {
+        let item = rest;
+        let at = body.len() - item.len();
+        let _: ciborium::Value = ciborium::from_reader(&mut rest)
+            .map_err(|e| BodyError::Cbor(format!("the item at byte {at}: {e}")))?;
+        let item = &item[..item.len() - rest.len()];
+        records.push(NewRecord::new(Encoding::Cbor, body.slice_ref(item)));
+    }
+    Ok(records)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -122,6 +138,10 @@ mod tests {
             values("application/cbor", b"\x82\x01\x61x"),
             [&b"\x01"[..], b"\x61x"]
         );
+        assert_eq!(
+            values("application/cbor-seq", b"\x01\x82\x02\x03\x61x"),
+            [&b"\x01"[..], b"\x82\x02\x03", b"\x61x"]
+        );
         assert_eq!(values("application/octet-stream", b"\0\n"), [b"\0\n"]);
     }
 
@@ -148,6 +168,10 @@ mod tests {
         ));
         assert!(matches!(
             error("application/cbor", b"\x82\x01"),
+            BodyError::Cbor(_)
+        ));
+        assert!(matches!(
+            error("application/cbor-seq", b"\x01\x61"),
             BodyError::Cbor(_)
         ));
         assert!(matches!(

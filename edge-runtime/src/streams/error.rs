@@ -53,6 +53,11 @@ pub enum AppendError {
         /// Its size.
         bytes: usize,
     },
+    /// A key stands for something else already.
+    #[error(
+        "this idempotency key was sent with another body before: use a new key for each request, and the same one only to repeat it"
+    )]
+    KeyReused,
     /// Nothing to append.
     #[error("there is no record to append")]
     Empty,
@@ -106,6 +111,7 @@ impl AppendError {
             Self::Full { .. } => "stream-full",
             Self::LargerThanQuota { .. } => "larger-than-quota",
             Self::ValueTooLarge { .. } => "record-too-large",
+            Self::KeyReused => "idempotency-key-reused",
             Self::Empty => "no-records",
             Self::NoSpace { .. } => "disk-full",
             Self::AlreadyProcessed { .. } => "already-processed",

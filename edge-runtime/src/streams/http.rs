@@ -4,8 +4,10 @@ mod page;
 mod query;
 mod rows;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body::Body;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
@@ -15,7 +17,8 @@ pub(super) use self::live::Live;
 use self::form::Form;
 use self::query::QueryError;
 use super::body::{self, BodyError};
-use super::{AppendError, Streams};
+use super::{AppendError, Mark, Streams};
+use crate::models::{Coding, CodingError};
 
 /// The body of an answer of [`Streams::handle`]; it fails where the buffer does.
 pub type StreamsBody = UnsyncBoxBody<Bytes, AppendError>;
@@ -33,6 +36,10 @@ enum HttpError {
     TooLarge,
     #[error("the body did not arrive whole")]
     Cut,
+    #[error(transparent)]
+    Coding(#[from] CodingError),
+    #[error("Idempotency-Key is not 1 to 255 printable ASCII characters")]
+    Key,
     #[error("there is no such resource: use /streams, /streams/NAME or /streams/NAME/live")]
     Path,
     #[error("{0} is not possible here")]
@@ -67,6 +74,10 @@ impl HttpError {
             Self::Append(AppendError::Empty) | Self::Body(_) | Self::Cut | Self::Query(_) => {
                 StatusCode::BAD_REQUEST
             }
+            Self::Coding(CodingError::TooLarge { .. }) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Coding(CodingError::Unsupported(_)) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::Coding(CodingError::Broken { .. }) | Self::Key => StatusCode::BAD_REQUEST,
+            Self::Append(AppendError::KeyReused) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::Form => StatusCode::NOT_ACCEPTABLE,
         }
@@ -76,7 +87,10 @@ impl HttpError {
         match self {
             Self::Append(error) => error.code(),
             Self::Body(BodyError::ContentType(_)) => "unknown-content-type",
-            Self::Body(_) | Self::Cut => "bad-body",
+            Self::Coding(CodingError::TooLarge { .. }) => "body-too-large",
+            Self::Coding(CodingError::Unsupported(_)) => "unknown-content-encoding",
+            Self::Body(_) | Self::Cut | Self::Coding(CodingError::Broken { .. }) => "bad-body",
+            Self::Key => "bad-idempotency-key",
             Self::TooLarge => "body-too-large",
             Self::Path => "not-found",
             Self::Method(_) => "method-not-allowed",
@@ -172,6 +186,8 @@ impl Streams {
             .headers
             .get(header::CONTENT_TYPE)
             .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+        let key = key(&head.headers)?;
+        let coding = Coding::of_request(&head.headers)?;
         let body = std::pin::pin!(Limited::new(body, BODY_BYTES));
         let body = body.collect().await.map_err(|error| {
             if error.downcast_ref::<LengthLimitError>().is_some() {
@@ -180,11 +196,43 @@ impl Streams {
                 HttpError::Cut
             }
         })?;
-        let records = body::records(content_type.as_deref(), &body.to_bytes())?;
-        let appended = self.append(stream, records).await?;
+        let mut body = body.to_bytes();
+        if let Some(coding) = coding {
+            let packed = body;
+            body = tokio::task::spawn_blocking(move || coding.inflate(&packed, BODY_BYTES))
+                .await
+                .expect("inflating does not panic")?;
+        }
+        let records = body::records(content_type.as_deref(), &body)?;
+        let mark = key.map(|key| Mark::Key {
+            key,
+            digest: digest_of(content_type.as_deref(), &body),
+        });
+        let appended = self.append_marked(stream, records, mark).await?;
         let appended = serde_json::to_string(&appended).expect("three numbers");
         Ok(json(StatusCode::OK, appended))
     }
+}
+
+/// The key under which a request may be sent again.
+fn key(headers: &HeaderMap) -> Result<Option<String>, HttpError> {
+    let Some(value) = headers.get("idempotency-key") else {
+        return Ok(None);
+    };
+    let key = value.to_str().map_err(|_| HttpError::Key)?;
+    if key.is_empty() || key.len() > 255 {
+        return Err(HttpError::Key);
+    }
+    Ok(Some(key.to_owned()))
+}
+
+/// What tells one request's records from another's.
+fn digest_of(content_type: Option<&str>, body: &[u8]) -> String {
+    let mut digest = ring::digest::Context::new(&ring::digest::SHA256);
+    digest.update(content_type.unwrap_or_default().as_bytes());
+    digest.update(&[0]);
+    digest.update(body);
+    STANDARD.encode(digest.finish())
 }
 
 fn json(status: StatusCode, text: String) -> Response<StreamsBody> {

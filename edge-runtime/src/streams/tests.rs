@@ -3,6 +3,7 @@ mod damage;
 mod limits;
 mod ranges;
 mod rate;
+mod repeated;
 mod serve;
 mod window;
 

@@ -9,6 +9,7 @@ use fleet_api::frame::{GapReason, Record};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::group::{Group, Refusal};
+use super::marks::{Keys, Known, Mark, position_note};
 use super::notes::{self, Notes};
 use super::open::oldest;
 use super::state::{Cursors, Shared, States};
@@ -32,6 +33,7 @@ pub(super) enum Command {
     Append {
         stream: String,
         records: Vec<Record>,
+        mark: Option<Mark>,
         reply: Reply<Appended>,
         queued: Queued,
     },
@@ -70,6 +72,7 @@ pub(super) struct Writer {
     shared: Arc<Shared>,
     states: States,
     cursors: Cursors,
+    keys: Keys,
     space: Space,
     received: Receiver<Command>,
     waiting: VecDeque<Command>,
@@ -91,6 +94,7 @@ impl Writer {
     pub(super) fn new(
         shared: Arc<Shared>,
         states: States,
+        keys: Keys,
         space: Space,
         received: Receiver<Command>,
     ) -> Self {
@@ -101,6 +105,7 @@ impl Writer {
             shared,
             states,
             cursors,
+            keys,
             space,
             received,
             waiting: VecDeque::new(),
@@ -198,23 +203,46 @@ impl Writer {
                 Command::Append {
                     stream,
                     records,
+                    mark,
                     reply,
                     queued,
-                } => match group.append(&stream, &records) {
-                    Ok(appended) => {
-                        bytes += records.iter().map(Record::encoded_bytes).sum::<usize>();
+                } => match self.keys.look_up(&stream, mark.as_ref()) {
+                    Known::Same(first_seq, last_seq) => {
+                        let epoch = self.shared.epoch;
+                        let appended = Appended {
+                            epoch,
+                            first_seq,
+                            last_seq,
+                        };
                         answers.push(Answer::Appended(reply, appended, queued));
                     }
-                    Err(Refusal::Append(error)) => drop(reply.send(Err(error))),
-                    Err(Refusal::NeedsCommit) => {
-                        self.waiting.push_front(Command::Append {
-                            stream,
-                            records,
-                            reply,
-                            queued,
-                        });
-                        break;
-                    }
+                    Known::Other => drop(reply.send(Err(AppendError::KeyReused))),
+                    Known::New => match group.append(&stream, &records) {
+                        Ok(appended) => {
+                            match mark {
+                                None => {}
+                                Some(Mark::Key { key, digest }) => {
+                                    group.note(self.keys.remember(&stream, key, digest, appended));
+                                }
+                                Some(Mark::Position { source, position }) => {
+                                    group.note(position_note(&source, position));
+                                }
+                            }
+                            bytes += records.iter().map(Record::encoded_bytes).sum::<usize>();
+                            answers.push(Answer::Appended(reply, appended, queued));
+                        }
+                        Err(Refusal::Append(error)) => drop(reply.send(Err(error))),
+                        Err(Refusal::NeedsCommit) => {
+                            self.waiting.push_front(Command::Append {
+                                stream,
+                                records,
+                                mark,
+                                reply,
+                                queued,
+                            });
+                            break;
+                        }
+                    },
                 },
                 Command::Process {
                     processor,

@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::{FileFormat, FileSource, ModbusSource, ModbusType, MqttSource, OpcuaSource, Source};
+use crate::event;
 use crate::ids::Name;
 use crate::strict;
 
@@ -135,6 +136,14 @@ fn given(source: &Source) -> impl Iterator<Item = &'static str> {
 
 fn bad_values(source: &Source) -> Vec<Bad> {
     let mut bad = Vec::new();
+    if source.stream.as_str() == event::STREAM {
+        let value = source.stream.to_string();
+        bad.push((
+            "stream".to_owned(),
+            value,
+            "another stream; that one is the node's own",
+        ));
+    }
     source.mqtt.iter().for_each(|mqtt| bad_mqtt(mqtt, &mut bad));
     source.modbus.iter().for_each(|m| bad_modbus(m, &mut bad));
     source.opcua.iter().for_each(|o| bad_opcua(o, &mut bad));
