@@ -24,6 +24,10 @@ use crate::sources::report::Report;
 const WINDOW: u16 = 256;
 /// Messages that one commit takes at most.
 const BATCH: usize = 256;
+/// Acknowledgements that may wait to be sent: as many as there are packet ids,
+/// so that the client always has room for one more. A broker may send more than
+/// the window; then nobody reads from it until what came is durable.
+const ACKNOWLEDGEMENTS: usize = 1 << 16;
 /// How long the broker keeps what it has for this source while the node is away.
 const SESSION_SECONDS: u32 = 7 * 24 * 3600;
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -71,7 +75,7 @@ type Received = mpsc::Receiver<Result<Packet, SubscriptionError>>;
 /// acknowledged; nothing is acknowledged before it is durable here.
 pub(super) async fn run(context: &Context, mqtt: &MqttSource) -> Result<(), SubscriptionError> {
     let (options, broker) = options(context, mqtt)?;
-    let (client, event_loop) = AsyncClient::new(options, 4 * usize::from(WINDOW));
+    let (client, event_loop) = AsyncClient::new(options, ACKNOWLEDGEMENTS);
     let (packets, mut received) = mpsc::channel(4 * usize::from(WINDOW));
     // A task of its own: a poll that is cancelled halfway may lose a packet.
     let mut poller = JoinSet::new();
@@ -150,7 +154,7 @@ async fn take(
             return Ok(());
         }
         for publish in batch.drain(..) {
-            client.ack(&publish).await?;
+            client.try_ack(&publish)?;
         }
     }
 }
