@@ -15,6 +15,7 @@ mod quiet;
 mod report;
 mod soak;
 mod start;
+mod streams_processor;
 mod swaps;
 mod wrk;
 
@@ -25,6 +26,7 @@ use crate::handlers::HandlersArgs;
 use crate::inference::InferenceArgs;
 use crate::report::Report;
 use crate::soak::SoakArgs;
+use crate::streams_processor::ProcessorsArgs;
 
 /// Measures the edge runtime and the control plane on this machine.
 #[derive(Debug, Parser)]
@@ -73,6 +75,8 @@ enum What {
     Codec,
     /// Inference over HTTP beside other servers, and what a server has to do besides.
     Inference(InferenceArgs),
+    /// Records through a processor with an inference for each batch.
+    Processors(ProcessorsArgs),
     /// Records per second that are on disk before their answer.
     Ingest,
     /// Power cuts, kills, damage and failing calls, by the thousand.
@@ -97,6 +101,9 @@ async fn main() -> Result<()> {
         What::Handlers(args) => handlers::measure(rounds, &args, &mut report).await?,
         What::Codec => codec::measure(rounds, &mut report)?,
         What::Inference(args) => inference::measure(rounds, &args, &mut report).await?,
+        What::Processors(args) => {
+            streams_processor::measure(rounds, &args, &mut report).await?;
+        }
         What::Ingest => ingest::measure(rounds, &mut report).await?,
         What::Summary => {
             memory::measure(rounds, &mut report).await?;

@@ -5,7 +5,7 @@ use std::fmt;
 
 use fleet_api::artifact::{ArtifactKind, Reference};
 use fleet_api::deployment::{
-    Allow, Deployment, HandlerEntry, Isolation, Limits, ModelEntry, Route, default_of,
+    Allow, Circle, Deployment, HandlerEntry, Isolation, Limits, ModelEntry, Route, default_of,
 };
 use fleet_api::desired::{Desired, DesiredHandler, DesiredModel, StreamSpec};
 use fleet_api::ids::{Name, NodeId, StreamName, Version};
@@ -56,6 +56,8 @@ pub(crate) enum Place {
     Stream(StreamName),
     Source(Name),
     Route(Route),
+    /// Processors of both would feed each other.
+    Circle(Circle),
 }
 
 /// An artifact that a deployment names and nobody has pushed.
@@ -269,6 +271,18 @@ impl Content {
             .or_else(stream)
             .or_else(source)
             .or_else(route)
+            .or_else(|| self.circle(other))
+    }
+
+    /// The circle of processors that the two would make together, and who has a part of it here.
+    fn circle(&self, other: &Self) -> Option<(Name, Place)> {
+        let streams = self.streams.values().chain(other.streams.values());
+        let processed = streams.filter_map(|(_, s)| Some((&s.name, s.processor.as_ref()?)));
+        let handlers = self.handlers.iter().chain(&other.handlers);
+        let circle = Circle::among(processed, handlers.map(|(name, h)| (name, &h.allow)))?;
+        let mut mine = self.handlers.iter();
+        let (_, handler) = mine.find(|(name, _)| circle.has(name))?;
+        Some((handler.deployment.clone(), Place::Circle(circle)))
     }
 
     fn merge(&mut self, other: &Self) {
@@ -335,6 +349,7 @@ impl fmt::Display for Place {
             Self::Stream(name) => write!(f, "stream {name}"),
             Self::Source(name) => write!(f, "source {name}"),
             Self::Route(route) => write!(f, "route {route}"),
+            Self::Circle(circle) => write!(f, "a part of the circle of processors {circle}"),
         }
     }
 }

@@ -6,7 +6,7 @@ use fleet_api::artifact::Reference;
 use fleet_api::desired::StreamSpec;
 use fleet_api::frame::{Encoding, MAX_VALUE_BYTES};
 use fleet_api::ids::StreamName;
-use fleet_api::units::ByteSize;
+use fleet_api::units::{ByteSize, Span};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -14,6 +14,8 @@ use crate::streams::{NewRecord, Row};
 
 /// What a stream of dead letters may hold.
 const QUOTA: ByteSize = ByteSize(16 << 20);
+/// How long a letter stays readable on the node once its receiver has it.
+const KEEP: Span = Span::from_ms(7 * 24 * 3_600_000);
 /// Longest reason in bytes.
 const REASON_BYTES: usize = 2 << 10;
 
@@ -52,6 +54,7 @@ pub(crate) fn with_dead_letters(streams: &[StreamSpec]) -> Vec<StreamSpec> {
         if !all.iter().any(|known| known.name == name) {
             all.push(StreamSpec {
                 quota: QUOTA,
+                keep: KEEP,
                 ..StreamSpec::named(name)
             });
         }

@@ -53,11 +53,15 @@ enum StepError {
 
 impl StepError {
     /// Whether the batch or what the guest made of it is at fault. A handler that is missing or
-    /// busy and a buffer that is full pass by themselves, however long that takes.
+    /// busy, an output stream that nobody has deployed and a full buffer are the operator's to
+    /// mend, however long that takes.
     fn is_of_the_batch(&self) -> bool {
         match self {
             Self::Handler(error) => matches!(error, HandlerError::Call { .. }),
-            Self::Buffer(error) => !error.is_retryable(),
+            Self::Buffer(error) => matches!(
+                error,
+                AppendError::LargerThanQuota { .. } | AppendError::ValueTooLarge { .. }
+            ),
         }
     }
 }
@@ -101,9 +105,9 @@ impl Work {
         let (first, last) = (first.seq, last.seq);
         let read = start.elapsed();
         match self.work_on(&batch, last, read).await {
-            Ok(false) => Step::Stopped,
-            Ok(true) => {
-                pace.succeeded(batch.len(), last, start.elapsed() - read);
+            Ok(None) => Step::Stopped,
+            Ok(Some(call)) => {
+                pace.succeeded(batch.len(), last, call);
                 Step::Advanced
             }
             Err(error) if !error.is_of_the_batch() => self.wait_for(&error),
@@ -140,8 +144,14 @@ impl Work {
         Ok(batch)
     }
 
-    /// Calls the handler and commits what it makes of the batch; false if it is time to stop.
-    async fn work_on(&self, batch: &[Row], last: u64, read: Duration) -> Result<bool, StepError> {
+    /// Calls the handler and commits what it makes of the batch. Gives the time of the call, none
+    /// if it is time to stop.
+    async fn work_on(
+        &self,
+        batch: &[Row],
+        last: u64,
+        read: Duration,
+    ) -> Result<Option<Duration>, StepError> {
         let start = Instant::now();
         let records = batch.iter().map(|row| ProcessRecord {
             sequence: row.seq,
@@ -160,7 +170,7 @@ impl Work {
             .collect();
         let count = outputs.len() as u64;
         if !self.commit(last, outputs, made.values).await? {
-            return Ok(false);
+            return Ok(None);
         }
         let commit = start.elapsed() - call;
         self.figures.change(&self.stream, |counts| {
@@ -172,7 +182,7 @@ impl Work {
                 *sum += took;
             }
         });
-        Ok(true)
+        Ok(Some(call))
     }
 
     /// Commits progress, outputs and values together. Where there is no room it waits, and so
@@ -267,6 +277,11 @@ mod tests {
         let missing = HandlerError::NoProcessor("score".to_owned());
         assert!(!StepError::from(missing).is_of_the_batch());
         assert!(!StepError::from(AppendError::Busy).is_of_the_batch());
-        assert!(StepError::from(AppendError::Empty).is_of_the_batch());
+        let undeployed = AppendError::Removed {
+            stream: "alerts".to_owned(),
+        };
+        assert!(!StepError::from(undeployed).is_of_the_batch());
+        let large = AppendError::ValueTooLarge { bytes: 1 << 30 };
+        assert!(StepError::from(large).is_of_the_batch());
     }
 }

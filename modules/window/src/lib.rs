@@ -1,5 +1,5 @@
-//! Sums up records by tumbling windows, for each machine: number, mean, lowest
-//! and highest value. Open windows are kept on the node: they outlive a
+//! Sums up records by tumbling windows, for each machine: how many, mean,
+//! lowest and highest value. Open windows are kept on the node: they outlive a
 //! restart and the handler's version, and no record counts twice.
 //!
 //! Configuration: `field` (default `value`), `by` (the member that tells
@@ -62,7 +62,7 @@ impl Handler for Window {
             };
             window.add(record.time_ms, number);
             if window.len() >= count {
-                let (sum, samples) = std::mem::take(window).close();
+                let (sum, samples) = window.close();
                 let closed = Closed {
                     machine,
                     sum,

@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 /// A window that still takes values; kept between batches.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Open {
+    /// Windows of this machine that were closed before.
+    #[serde(default)]
+    before: u64,
     from_ms: Option<u64>,
     to_ms: u64,
     samples: Vec<f64>,
@@ -13,6 +16,8 @@ pub struct Open {
 /// What a full window says.
 #[derive(Debug, PartialEq, Serialize)]
 pub struct Sum {
+    /// Which window of this machine it is, from 1 on.
+    pub number: u64,
     /// Times of its first and its last record.
     pub from_ms: u64,
     pub to_ms: u64,
@@ -34,11 +39,23 @@ impl Open {
     }
 
     /// The sum and the values, of at least one record.
-    pub fn close(self) -> (Sum, Vec<f64>) {
-        let samples = self.samples;
+    /// Then the next one is open.
+    pub fn close(&mut self) -> (Sum, Vec<f64>) {
+        let next = Self {
+            before: self.before + 1,
+            ..Self::default()
+        };
+        let number = next.before;
+        let Self {
+            from_ms,
+            to_ms,
+            samples,
+            ..
+        } = std::mem::replace(self, next);
         let sum = Sum {
-            from_ms: self.from_ms.unwrap_or(self.to_ms),
-            to_ms: self.to_ms,
+            number,
+            from_ms: from_ms.unwrap_or(to_ms),
+            to_ms,
             count: samples.len(),
             mean: samples.iter().sum::<f64>() / samples.len() as f64,
             min: samples.iter().copied().fold(f64::INFINITY, f64::min),
@@ -63,6 +80,7 @@ mod tests {
         assert_eq!(window.len(), 3);
         let (sum, samples) = window.close();
         let expected = Sum {
+            number: 1,
             from_ms: 10,
             to_ms: 40,
             count: 3,
@@ -71,5 +89,8 @@ mod tests {
             max: 5.0,
         };
         assert_eq!((sum, samples), (expected, vec![1.0, -3.0, 5.0]));
+        window.add(50, 2.0);
+        assert_eq!(window.len(), 1);
+        assert_eq!(window.close().0.number, 2);
     }
 }

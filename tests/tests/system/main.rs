@@ -23,6 +23,7 @@ mod offline;
 mod operator_cases;
 mod pictures;
 mod power_cuts;
+mod processors;
 mod refused_artifacts;
 mod refused_deployments;
 mod refused_starts;

@@ -154,6 +154,27 @@ fn any_deployments() -> impl Strategy<Value = Vec<Deployment>> {
     })
 }
 
+#[test]
+fn processors_of_two_deployments_do_not_feed_each_other_in_a_circle() {
+    let part = |name: &str, handler: &str, from: &str, to: &str| {
+        deployment(&format!(
+            "[deployment]\nname = \"{name}\"\nselect = \"*\"\n\
+             [[handler]]\nname = \"{handler}\"\nversion = \"1\"\nallow = {{ streams = [\"{to}\"] }}\n\
+             [[stream]]\nname = \"{from}\"\nprocessor = \"{handler}:1\"\n"
+        ))
+    };
+    let (first, chained) = (part("d1", "a", "x", "y"), part("d2", "b", "y", "z"));
+    let back = part("d2", "b", "y", "x");
+    let nodes = nodes(&[("n1", "x")]);
+    let together = plan(&[&first, &chained], &nodes, &artifacts());
+    assert!(together.conflicts.is_empty(), "{:?}", together.conflicts);
+    let circle = plan(&[&first, &back], &nodes, &artifacts());
+    assert_eq!(
+        circle.conflicts[0].to_string(),
+        "deployments d1 and d2 both have a part of the circle of processors x → (a) → y → (b) → x on node n1: change a selector or take it out of one of them"
+    );
+}
+
 proptest! {
     #[test]
     fn every_place_has_one_owner_who_selects_the_node(deployments in any_deployments()) {
