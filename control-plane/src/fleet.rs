@@ -14,6 +14,7 @@ mod ingest;
 mod observed;
 mod planner;
 mod reconcile;
+mod replays;
 mod store;
 mod view;
 
@@ -32,6 +33,7 @@ pub(crate) use enroll::EnrollError;
 pub(crate) use ingest::IngestTask;
 pub(crate) use observed::Observed;
 pub(crate) use reconcile::ReconcileTask;
+pub(crate) use replays::ReplayError;
 pub(crate) use store::{Store, StoreError, signed, to_json, unsigned};
 
 /// Fences a control plane that was deposed; there is only one yet.

@@ -14,6 +14,7 @@ mod listener;
 mod nodes;
 mod oci;
 mod openapi;
+mod replays;
 mod router;
 mod tokens;
 mod unread;

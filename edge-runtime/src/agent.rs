@@ -29,7 +29,7 @@ mod workload;
 pub use fetch::{FetchError, Fetcher};
 pub use ledger::LedgerError;
 pub use store::{ArtifactStore, StoreError};
-pub use workload::{Workload, WorkloadError};
+pub use workload::{PrepareError, Workload, WorkloadError};
 
 use ledger::Ledger;
 use plan::Decision;
@@ -130,6 +130,11 @@ impl AgentTask {
             },
             handle,
         ))
+    }
+
+    /// Where artifacts lie.
+    pub(crate) fn store(&self) -> ArtifactStore {
+        self.store.clone()
     }
 
     /// Brings back what served before the stop, from disk alone.

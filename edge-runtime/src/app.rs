@@ -24,6 +24,7 @@ use crate::idle_code;
 use crate::keyvalue::KeyValue;
 use crate::models::{Models, ModelsConfig};
 use crate::processors::{self, Processors};
+use crate::replays::{ReplayParts, ReplaysTask};
 use crate::sources::{self, SourceSecrets, Sources, SourcesConfig};
 use crate::streams::{BufferConfig, Streams};
 use crate::uplink::{self, UplinkConfig, UplinkHandle};
@@ -49,7 +50,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     };
     let admin = Admin::bind(config.admin_listen).await?;
 
-    let models = Models::start(ModelsConfig {
+    let inference = ModelsConfig {
         library: config.models.library.clone(),
         permits: config
             .models
@@ -58,7 +59,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         memory: config.models.memory.map(|memory| memory.0),
         cache: Some(data.models()),
         ..ModelsConfig::default()
-    });
+    };
+    let models = Models::start(inference.clone());
     let (folder, buffer) = (data.buffer(), buffer_config(&config));
     let streams = tokio::task::spawn_blocking(move || Streams::open(&folder, buffer))
         .await
@@ -70,12 +72,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let folder = data.keyvalue();
     let buffer = streams.clone();
     let keyvalue = tokio::task::spawn_blocking(move || KeyValue::open(buffer, &folder)).await;
+    let keyvalue = keyvalue.context("open the handlers' values")??;
     let handlers = Handlers::start(
         HandlersConfig {
             cache_dir: Some(data.compiled()),
             max_instances: config.handlers.max_instances as usize,
             max_memory: config.handlers.max_memory.0,
-            keyvalue: Some(keyvalue.context("open the handlers' values")??),
+            keyvalue: Some(keyvalue.clone()),
             streams: Some(streams.clone()),
         },
         models.clone(),
@@ -97,10 +100,18 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         identity.node.clone(),
         data.state(),
         data.artifacts(),
-        fetcher,
+        fetcher.clone(),
         workload.clone(),
     )?;
     agent.restore().await;
+    let parts = ReplayParts {
+        workload: workload.clone(),
+        store: agent.store(),
+        fetcher,
+        keyvalue,
+        models: inference,
+    };
+    let (replays, replays_handle) = ReplaysTask::new(identity.node.clone(), data.replays(), parts);
 
     let uplink = UplinkHandle::default();
     let health = Arc::new(NodeHealth::new(
@@ -113,6 +124,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let control = Control {
         identity: identity.clone(),
         agent: handle.clone(),
+        replays: replays_handle,
         health: health.clone(),
         birth: birth(&config, &identity, &models, &gateway),
     };
@@ -128,6 +140,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let stopped = stop_signal().context("listen for signals")?;
     let mut tasks = JoinSet::new();
     tasks.spawn(agent.run(stop.clone()));
+    tasks.spawn(replays.run(stop.clone()));
     tasks.spawn(control.run(stop.clone()));
     tasks.spawn(control::poll(
         identity.clone(),

@@ -13,7 +13,7 @@ use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{LastWill, Packet, SubscribeReasonCode};
 use rumqttc::v5::{AsyncClient, Event, EventLoop, MqttOptions};
 use rumqttc::{TlsConfiguration, Transport};
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::AgentHandle;
@@ -22,6 +22,7 @@ use crate::causes::chain;
 use crate::clock::unix_ms;
 use crate::health::HealthSource;
 use crate::identity::Identity;
+use crate::replays::ReplaysHandle;
 
 mod poll;
 
@@ -35,6 +36,7 @@ const SILENCE: Duration = Duration::from_secs(32);
 /// Shortest and longest wait before a new connection.
 const RECONNECT: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 const HEALTH_EVERY: Duration = Duration::from_secs(10);
+const REPLAYED_EVERY: Duration = Duration::from_secs(1);
 const REPEAT_EVERY: Duration = Duration::from_secs(300);
 
 /// What the control connection passes on.
@@ -43,6 +45,8 @@ pub struct Control {
     pub identity: Identity,
     /// Takes the desired state, gives the reported one.
     pub agent: AgentHandle,
+    /// Takes the replays, gives what has come of them.
+    pub replays: ReplaysHandle,
     /// Gives the figures.
     pub health: Arc<dyn HealthSource>,
     /// The birth, its `bd_seq` and time set at each connection.
@@ -112,6 +116,9 @@ impl Control {
         let node = &self.identity.node;
         let (client, mut events) = self.client(presence)?;
         let mut reported = self.agent.reported();
+        let mut replayed = self.replays.replayed();
+        let mut untold = false;
+        let mut told = Instant::now();
         let mut health = interval(HEALTH_EVERY);
         health.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut repeat = interval(REPEAT_EVERY);
@@ -125,7 +132,12 @@ impl Control {
                             tracing::info!("the control connection stands");
                             client.try_subscribe(NodeTopic::Desired.name(node), QoS::AtLeastOnce)?;
                             self.tell(&client, &NodeTopic::Presence, true, presence)?;
+                            client.try_subscribe(NodeTopic::Replays.name(node), QoS::AtLeastOnce)?;
                             reported.mark_changed();
+                            // Nodes that never had a replay have nothing to say of them.
+                            if !replayed.borrow().replays.is_empty() {
+                                replayed.mark_changed();
+                            }
                             health.reset_immediately();
                         }
                         Event::Incoming(Packet::SubAck(ack)) => granted(&ack.return_codes)?,
@@ -138,6 +150,13 @@ impl Control {
                         let latest = reported.borrow_and_update().clone();
                         self.tell(&client, &NodeTopic::Reported, true, &latest)?;
                     }
+                }
+                changed = replayed.changed(), if *connected && !untold => untold = changed.is_ok(),
+                // Progress is told every second at most.
+                () = sleep_until(told + REPLAYED_EVERY), if *connected && untold => {
+                    (untold, told) = (false, Instant::now());
+                    let latest = replayed.borrow_and_update().clone();
+                    self.tell(&client, &NodeTopic::Replayed, true, &latest)?;
                 }
                 _ = health.tick(), if *connected => {
                     self.tell(&client, &NodeTopic::Health, false, &self.health.health())?;
@@ -193,15 +212,20 @@ impl Control {
 
     async fn receive(&self, publish: &rumqttc::v5::mqttbytes::v5::Publish) {
         let topic = String::from_utf8_lossy(&publish.topic);
-        if NodeTopic::parse(&topic) != Some((self.node().clone(), NodeTopic::Desired)) {
-            tracing::debug!(%topic, "a message that nobody waits for");
-            return;
-        }
+        let known = NodeTopic::parse(&topic).filter(|(node, _)| node == self.node());
+        let topic = match known {
+            Some((_, topic @ (NodeTopic::Desired | NodeTopic::Replays))) => topic,
+            _ => {
+                tracing::debug!(%topic, "a message that nobody waits for");
+                return;
+            }
+        };
         match serde_json::from_slice::<Envelope>(&publish.payload) {
+            Ok(envelope) if topic == NodeTopic::Replays => self.replays.offer(envelope).await,
             Ok(envelope) => self.agent.offer(envelope).await,
             // An empty payload clears the retained document: there is nothing to follow.
             Err(_) if publish.payload.is_empty() => {}
-            Err(error) => tracing::warn!(%error, "a desired state that cannot be read"),
+            Err(error) => tracing::warn!(%error, "a document that cannot be read"),
         }
     }
 

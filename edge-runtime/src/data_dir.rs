@@ -145,6 +145,11 @@ impl DataDir {
         self.path.join("keyvalue")
     }
 
+    /// What the node knows of its replays.
+    pub fn replays(&self) -> PathBuf {
+        self.path.join("replays.json")
+    }
+
     /// Secrets of handlers, where the configuration names no other folder.
     pub fn secrets(&self) -> PathBuf {
         self.path.join("secrets")

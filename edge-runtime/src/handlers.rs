@@ -137,6 +137,14 @@ struct Table {
 #[derive(Clone)]
 pub struct PreparedHandler(Arc<Handler>);
 
+/// What a handler has for itself that runs apart from what serves.
+pub(crate) struct Apart {
+    /// Its values.
+    pub(crate) keyvalue: KeyValue,
+    /// Its models; none uses those that serve.
+    pub(crate) models: Option<Models>,
+}
+
 /// What stopped a handler's guest the last time.
 #[derive(Debug, Clone, Serialize)]
 pub struct LastFault {
@@ -163,6 +171,28 @@ impl PreparedHandler {
     /// What it was prepared from.
     pub fn spec(&self) -> &HandlerSpec {
         &self.0.spec
+    }
+
+    /// Whether it works on streams.
+    pub(crate) fn is_processor(&self) -> bool {
+        self.0.is_processor()
+    }
+
+    /// Runs a batch of `stream` through it, whether it serves or not. What it
+    /// keeps is kept at once.
+    ///
+    /// # Errors
+    /// [`HandlerError::Busy`], or [`HandlerError::Call`].
+    pub(crate) async fn process(
+        &self,
+        stream: &str,
+        batch: Vec<ProcessRecord>,
+    ) -> Result<Vec<ProcessOutput>, HandlerError> {
+        let processed = processor::process(&self.0, stream, batch).await?;
+        if let Some(values) = processed.values {
+            values.committed();
+        }
+        Ok(processed.outputs)
     }
 }
 
@@ -218,6 +248,42 @@ impl Handlers {
             return Ok(PreparedHandler(Arc::clone(same)));
         }
         drop(serving);
+        self.build(spec, None).await
+    }
+
+    /// As [`Handlers::prepare`], but always a new one that shares neither
+    /// instances, values nor figures with what serves, and reaches neither
+    /// streams nor other machines.
+    ///
+    /// # Errors
+    /// [`HandlerError`] with the reason why it cannot run.
+    pub(crate) async fn prepare_apart(
+        &self,
+        mut spec: HandlerSpec,
+        apart: Apart,
+    ) -> Result<PreparedHandler, HandlerError> {
+        spec.allow.http.clear();
+        spec.route = None;
+        self.build(spec, Some(apart)).await
+    }
+
+    async fn build(
+        &self,
+        spec: HandlerSpec,
+        apart: Option<Apart>,
+    ) -> Result<PreparedHandler, HandlerError> {
+        let shared = &self.0;
+        let (models, keyvalue, streams) = match apart {
+            Some(Apart { models, keyvalue }) => {
+                let models = models.unwrap_or_else(|| shared.models.clone());
+                (models, Some(keyvalue), None)
+            }
+            None => (
+                shared.models.clone(),
+                shared.keyvalue.clone(),
+                shared.streams.clone(),
+            ),
+        };
         spec.secrets.check(&spec.name)?;
         let origins = Origins::parse(spec.allow.http.iter().map(String::as_str))?;
         let compiled = shared
@@ -247,9 +313,9 @@ impl Handlers {
             ),
             config: spec.config.clone(),
             secrets: spec.secrets.clone(),
-            models: shared.models.clone(),
-            keyvalue: shared.keyvalue.clone(),
-            streams: shared.streams.clone(),
+            models,
+            keyvalue,
+            streams,
             client: shared.client.clone(),
         };
         let node = shared.node.clone();

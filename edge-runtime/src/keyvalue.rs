@@ -13,6 +13,7 @@
 //! handler's values to itself until it is committed or given up.
 
 mod import;
+mod memory;
 mod notes;
 mod stage;
 
@@ -82,7 +83,8 @@ pub struct KeyValue(Arc<Shared>);
 
 struct Shared {
     handlers: Mutex<BTreeMap<String, Values>>,
-    streams: Streams,
+    /// The buffer that makes them durable; none keeps them in memory alone.
+    streams: Option<Streams>,
 }
 
 /// Bucket and key.
@@ -125,7 +127,7 @@ impl KeyValue {
         }
         Ok(Self(Arc::new(Shared {
             handlers: Mutex::new(handlers),
-            streams,
+            streams: Some(streams),
         })))
     }
 
@@ -180,13 +182,17 @@ impl KeyValue {
     ) -> Result<(), KeyValueError> {
         let changed = changed(bucket, changes)?;
         let cost = changed.iter().map(|(place, value)| bytes(place, value));
-        let queued = self.0.streams.place(cost.sum()).await?;
+        let Some(streams) = &self.0.streams else {
+            self.change(&mut self.lock(), handler, quota, changed)?;
+            return Ok(());
+        };
+        let queued = streams.place(cost.sum()).await?;
         let turn = self.turn(handler);
         let _single = turn.read().await;
         let durable = {
             let mut handlers = self.lock();
             let notes = self.change(&mut handlers, handler, quota, changed)?;
-            self.0.streams.write_notes(notes, queued)
+            streams.write_notes(notes, queued)
         };
         Ok(durable.await.unwrap_or(Err(AppendError::Closed))?)
     }
@@ -203,7 +209,10 @@ impl KeyValue {
         key: String,
         delta: u64,
     ) -> Result<u64, KeyValueError> {
-        let queued = self.0.streams.place(key.len()).await?;
+        let queued = match &self.0.streams {
+            Some(streams) => Some((streams, streams.place(key.len()).await?)),
+            None => None,
+        };
         let turn = self.turn(handler);
         let _single = turn.read().await;
         let (sum, durable) = {
@@ -215,9 +224,12 @@ impl KeyValue {
             let sum = add(&place.1, value, delta)?;
             let changed = changed(bucket, vec![(place.1, Some(sum.to_string().into()))])?;
             let notes = self.change(&mut handlers, handler, quota, changed)?;
-            (sum, self.0.streams.write_notes(notes, queued))
+            let durable = queued.map(|(streams, queued)| streams.write_notes(notes, queued));
+            (sum, durable)
         };
-        durable.await.unwrap_or(Err(AppendError::Closed))?;
+        if let Some(durable) = durable {
+            durable.await.unwrap_or(Err(AppendError::Closed))?;
+        }
         Ok(sum)
     }
 
@@ -258,7 +270,7 @@ impl KeyValue {
     }
 
     fn check(&self) -> Result<(), KeyValueError> {
-        match self.0.streams.failed() {
+        match self.0.streams.as_ref().and_then(Streams::failed) {
             Some(reason) => Err(KeyValueError::Failed(reason)),
             None => Ok(()),
         }

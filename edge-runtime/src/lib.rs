@@ -29,6 +29,7 @@ pub mod handlers;
 pub mod keyvalue;
 pub mod models;
 pub mod processors;
+pub mod replays;
 pub mod sources;
 
 mod buffer;

@@ -50,6 +50,7 @@ pub use crate::buffer::{BufferConfig, BufferError};
 
 pub(crate) use self::marks::Mark;
 pub(crate) use self::notes::Notes;
+pub(crate) use self::range::RangeReader;
 pub(crate) use self::read::OutFrame;
 pub(crate) use self::state::Outlook;
 

@@ -8,6 +8,7 @@ use fleet_api::labels::{Selector, parse_label};
 use fleet_api::units::Span;
 
 use crate::output::Format;
+use crate::replay::ReplayArgs;
 
 /// Operates a fleet of edge runtimes through its control plane.
 #[derive(Debug, Parser)]
@@ -58,6 +59,13 @@ pub(crate) enum Command {
     },
     /// Show what nodes tell: gaps, refusals, lost sources and the like.
     Events(EventsArgs),
+    /// List the streams of a node, or of all, with what is buffered and archived.
+    Streams {
+        /// The node's id.
+        node: Option<NodeId>,
+    },
+    /// Have a node run recorded records through another version, and show the difference.
+    Replay(ReplayArgs),
     /// List deployments and how far their nodes are.
     Deployments,
     /// Delete a deployment, or forget a node.

@@ -15,8 +15,10 @@ mod nodes;
 mod output;
 mod push;
 mod registry;
+mod replay;
 mod scaffold;
 mod session;
+mod streams;
 mod token;
 
 use std::process::ExitCode;
@@ -50,6 +52,8 @@ async fn run(cli: Cli) -> Result<()> {
         Command::Nodes { selector } => nodes::list(&client()?, selector.as_ref(), format).await,
         Command::Node { name } => nodes::show(&client()?, &name, format).await,
         Command::Events(args) => events::run(&client()?, &args, format).await,
+        Command::Streams { node } => streams::list(&client()?, node.as_ref(), format).await,
+        Command::Replay(args) => replay::run(&client()?, args, format).await,
         Command::Deployments => deployments::list(&client()?, format).await,
         Command::Delete(DeleteCommand::Deployment { name }) => {
             deployments::delete(&client()?, &name, format).await

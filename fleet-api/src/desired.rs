@@ -2,12 +2,14 @@ use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::artifact::{PinnedArtifact, Reference};
 use crate::deployment::{Ack, Allow, Isolation, Limits, OnFull, Route, default_keep};
 use crate::ids::{Name, NodeId, StreamName};
 use crate::model::ModelOptions;
+use crate::replay::{self, Replays};
 use crate::source::Source;
 use crate::units::{ByteSize, Span};
 
@@ -142,28 +144,28 @@ pub struct Signature {
 #[derive(Debug, thiserror::Error)]
 pub enum EnvelopeError {
     /// The payload is of a type that is not understood.
-    #[error("payload type {0:?} is not {PAYLOAD_TYPE:?}")]
-    PayloadType(String),
+    #[error("payload type {0:?} is not {1:?}")]
+    PayloadType(String, &'static str),
     /// The payload is not base64.
     #[error("the payload is not base64")]
     Base64(#[source] base64::DecodeError),
-    /// The payload is not a desired state.
-    #[error("the payload is not a desired state")]
+    /// The payload is not the document that its type names.
+    #[error("the payload is not what its type says")]
     Json(#[source] serde_json::Error),
     /// The document has a form that this version does not know.
-    #[error("desired state of form {0} is newer than this runtime understands: update the runtime")]
+    #[error("a document of form {0} is newer than this runtime understands: update the runtime")]
     Version(u8),
 }
 
 impl Envelope {
     /// Wraps a desired state.
     pub fn wrap(desired: &Desired) -> Self {
-        let payload = serde_json::to_vec(desired).expect("a desired state has only string keys");
-        Self {
-            payload_type: PAYLOAD_TYPE.to_owned(),
-            payload: STANDARD.encode(payload),
-            signatures: Vec::new(),
-        }
+        Self::seal(PAYLOAD_TYPE, desired)
+    }
+
+    /// Wraps the replays of a node.
+    pub fn wrap_replays(replays: &Replays) -> Self {
+        Self::seal(replay::PAYLOAD_TYPE, replays)
     }
 
     /// Opens the envelope.
@@ -171,8 +173,30 @@ impl Envelope {
     /// # Errors
     /// [`EnvelopeError`] if type, encoding, form or content are not as expected.
     pub fn open(&self) -> Result<Desired, EnvelopeError> {
-        if self.payload_type != PAYLOAD_TYPE {
-            return Err(EnvelopeError::PayloadType(self.payload_type.clone()));
+        self.unseal(PAYLOAD_TYPE)
+    }
+
+    /// Opens an envelope around the replays of a node.
+    ///
+    /// # Errors
+    /// [`EnvelopeError`] if type, encoding, form or content are not as expected.
+    pub fn open_replays(&self) -> Result<Replays, EnvelopeError> {
+        self.unseal(replay::PAYLOAD_TYPE)
+    }
+
+    fn seal<T: Serialize>(payload_type: &str, document: &T) -> Self {
+        let payload = serde_json::to_vec(document).expect("the document has only string keys");
+        Self {
+            payload_type: payload_type.to_owned(),
+            payload: STANDARD.encode(payload),
+            signatures: Vec::new(),
+        }
+    }
+
+    fn unseal<T: DeserializeOwned>(&self, expected: &'static str) -> Result<T, EnvelopeError> {
+        if self.payload_type != expected {
+            let found = self.payload_type.clone();
+            return Err(EnvelopeError::PayloadType(found, expected));
         }
         let payload = STANDARD
             .decode(&self.payload)
@@ -218,7 +242,10 @@ mod tests {
     fn refuses_foreign_and_newer_documents() {
         let mut foreign = Envelope::wrap(&empty());
         foreign.payload_type = "text/plain".to_owned();
-        assert!(matches!(foreign.open(), Err(EnvelopeError::PayloadType(_))));
+        assert!(matches!(
+            foreign.open(),
+            Err(EnvelopeError::PayloadType(..))
+        ));
         let newer = Envelope::wrap(&Desired { v: 2, ..empty() });
         assert!(matches!(newer.open(), Err(EnvelopeError::Version(2))));
     }

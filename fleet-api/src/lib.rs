@@ -50,6 +50,8 @@ pub mod model;
 pub mod model_files;
 /// A node's birth and death on MQTT.
 pub mod presence;
+/// Recorded ranges run through another version of a processor.
+pub mod replay;
 /// What a node runs.
 pub mod reported;
 /// Bodies of the control plane's REST API.

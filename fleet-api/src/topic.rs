@@ -23,6 +23,10 @@ pub enum NodeTopic {
     StreamAck(StreamName),
     /// Frames of the node's own stream: what is worth a line in the fleet's log.
     Events,
+    /// Replays that the node shall run; retained.
+    Replays,
+    /// What has come of them; retained.
+    Replayed,
 }
 
 impl NodeTopic {
@@ -45,6 +49,8 @@ impl NodeTopic {
             Self::Stream(stream) => format!("{ROOT}/{node}/streams/{stream}"),
             Self::StreamAck(stream) => format!("{ROOT}/{node}/streams/{stream}/ack"),
             Self::Events => format!("{ROOT}/{node}/events"),
+            Self::Replays => format!("{ROOT}/{node}/replays"),
+            Self::Replayed => format!("{ROOT}/{node}/replayed"),
         }
     }
 
@@ -59,6 +65,8 @@ impl NodeTopic {
             ["presence"] => Self::Presence,
             ["health"] => Self::Health,
             ["events"] => Self::Events,
+            ["replays"] => Self::Replays,
+            ["replayed"] => Self::Replayed,
             ["streams", stream] => Self::Stream(StreamName::new(stream).ok()?),
             ["streams", stream, "ack"] => Self::StreamAck(StreamName::new(stream).ok()?),
             _ => return None,
@@ -93,6 +101,8 @@ mod tests {
             NodeTopic::Stream(stream.clone()),
             NodeTopic::StreamAck(stream),
             NodeTopic::Events,
+            NodeTopic::Replays,
+            NodeTopic::Replayed,
         ] {
             assert_eq!(
                 NodeTopic::parse(&topic.name(&node)),

@@ -38,8 +38,9 @@ impl Access {
             | NodeTopic::Presence
             | NodeTopic::Health
             | NodeTopic::Events
+            | NodeTopic::Replayed
             | NodeTopic::Stream(_) => true,
-            NodeTopic::Desired | NodeTopic::StreamAck(_) => false,
+            NodeTopic::Desired | NodeTopic::Replays | NodeTopic::StreamAck(_) => false,
         };
         own && node == self.node
     }

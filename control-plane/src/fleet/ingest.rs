@@ -4,6 +4,7 @@ use fleet_api::frame::{Body, Frame};
 use fleet_api::health::Health;
 use fleet_api::ids::NodeId;
 use fleet_api::presence::Presence;
+use fleet_api::replay::Replayed;
 use fleet_api::reported::Reported;
 use fleet_api::topic::NodeTopic;
 use serde::de::DeserializeOwned;
@@ -52,7 +53,11 @@ impl IngestTask {
                     self.fleet.observed().heard(&node);
                     self.take_events(&node, &payload).await;
                 }
-                NodeTopic::Desired | NodeTopic::Stream(_) | NodeTopic::StreamAck(_) => {}
+                NodeTopic::Replayed => self.take_replayed(&node, &payload).await,
+                NodeTopic::Desired
+                | NodeTopic::Replays
+                | NodeTopic::Stream(_)
+                | NodeTopic::StreamAck(_) => {}
             }
         }
     }
@@ -117,6 +122,16 @@ impl IngestTask {
             .await
         {
             tracing::error!(%node, %error, "could not keep a node's events");
+        }
+    }
+
+    async fn take_replayed(&self, node: &NodeId, payload: &[u8]) {
+        let Some(replayed) = read::<Replayed>(node, "replayed", payload, |r| &r.node) else {
+            return;
+        };
+        self.fleet.observed().heard(node);
+        if let Err(error) = self.fleet.take_replayed(node, &replayed).await {
+            tracing::error!(%node, %error, "could not keep what a node replayed");
         }
     }
 

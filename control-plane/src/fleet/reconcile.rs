@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use fleet_api::desired::Envelope;
 use fleet_api::ids::NodeId;
+use fleet_api::replay::Replays;
 use fleet_api::topic::NodeTopic;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -20,6 +21,8 @@ pub(crate) struct ReconcileTask {
     fleet: FleetHandle,
     broker: BrokerHandle,
     published: HashMap<NodeId, Published>,
+    /// The replays that each node was told of last.
+    replays: HashMap<NodeId, Replays>,
 }
 
 struct Published {
@@ -33,6 +36,7 @@ impl ReconcileTask {
             fleet,
             broker,
             published: HashMap::new(),
+            replays: HashMap::new(),
         }
     }
 
@@ -41,6 +45,9 @@ impl ReconcileTask {
         loop {
             if let Err(error) = self.reconcile().await {
                 tracing::error!(%error, "could not compare desired states");
+            }
+            if let Err(error) = self.reconcile_replays().await {
+                tracing::error!(%error, "could not compare replays");
             }
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -78,6 +85,26 @@ impl ReconcileTask {
             self.published
                 .insert(node.clone(), Published { generation, at });
         }
+        Ok(())
+    }
+
+    /// Also nodes whose replays have all ended are told so, once.
+    async fn reconcile_replays(&mut self) -> Result<(), StoreError> {
+        self.fleet.expire_replays().await?;
+        for replays in self.fleet.all_replays().await? {
+            let node = replays.node.clone();
+            if self.replays.get(&node) == Some(&replays) || !self.fleet.0.members.contains(&node) {
+                continue;
+            }
+            let document = serde_json::to_vec(&Envelope::wrap_replays(&replays))
+                .expect("an envelope has only string keys");
+            self.broker
+                .publish_retained(&node, &NodeTopic::Replays, document)
+                .await;
+            self.replays.insert(node, replays);
+        }
+        let members = &self.fleet.0.members;
+        self.replays.retain(|node, _| members.contains(node));
         Ok(())
     }
 }

@@ -444,7 +444,10 @@ fn artifact_row(row: &SqliteRow) -> Result<ArtifactSummary, StoreError> {
     })
 }
 
-fn from_json<T: DeserializeOwned>(what: &'static str, text: String) -> Result<T, StoreError> {
+pub(crate) fn from_json<T: DeserializeOwned>(
+    what: &'static str,
+    text: String,
+) -> Result<T, StoreError> {
     serde_json::from_str(&text).map_err(|source| StoreError::Document { what, source })
 }
 

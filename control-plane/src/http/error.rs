@@ -5,7 +5,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use fleet_api::rest::ErrorBody;
 
-use crate::fleet::{ApplyError, EnrollError, StoreError};
+use crate::fleet::{ApplyError, EnrollError, ReplayError, StoreError};
 
 /// An answer that is not a success: a stable code and a sentence that says what to do.
 #[derive(Debug)]
@@ -95,6 +95,21 @@ impl From<ApplyError> for ApiError {
             }
             ApplyError::Conflict(_) => (StatusCode::CONFLICT, "conflict"),
             ApplyError::Unknown(_) => (StatusCode::NOT_FOUND, "not_found"),
+        };
+        Self::new(status, code, message)
+    }
+}
+
+impl From<ReplayError> for ApiError {
+    fn from(error: ReplayError) -> Self {
+        let message = error.to_string();
+        let (status, code) = match error {
+            ReplayError::Store(error) => return error.into(),
+            ReplayError::UnknownNode(_) | ReplayError::Unknown(..) => {
+                (StatusCode::NOT_FOUND, "not_found")
+            }
+            ReplayError::TooMany(_) => (StatusCode::CONFLICT, "too_many_replays"),
+            ReplayError::Plan(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid_replay"),
         };
         Self::new(status, code, message)
     }

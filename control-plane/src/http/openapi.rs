@@ -2,7 +2,7 @@ use axum::Json;
 use utoipa::OpenApi;
 
 use super::{
-    archive, artifacts, dashboard, deployments, enroll, events, health, nodes, oci, tokens,
+    archive, artifacts, dashboard, deployments, enroll, events, health, nodes, oci, replays, tokens,
 };
 
 #[derive(OpenApi)]
@@ -26,6 +26,10 @@ use super::{
         nodes::show,
         nodes::remove,
         nodes::desired,
+        replays::list,
+        replays::begin,
+        replays::show,
+        replays::cancel,
         artifacts::list,
         deployments::list,
         deployments::apply,

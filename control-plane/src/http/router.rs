@@ -9,7 +9,7 @@ use axum::routing::{delete, get, patch, post, put};
 use super::error::ApiError;
 use super::{
     Api, archive, artifacts, dashboard, deployments, enroll, events, health, nodes, oci, openapi,
-    tokens, unread,
+    replays, tokens, unread,
 };
 
 /// REST bodies are small; the registry sets bounds of its own.
@@ -41,6 +41,10 @@ routes! { REST, rest:
     get    "/api/v1/nodes/{id}"               => nodes::show,
     delete "/api/v1/nodes/{id}"               => nodes::remove,
     get    "/api/v1/nodes/{id}/desired"       => nodes::desired,
+    get    "/api/v1/nodes/{id}/replays"       => replays::list,
+    post   "/api/v1/nodes/{id}/replays"       => replays::begin,
+    get    "/api/v1/nodes/{id}/replays/{replay}" => replays::show,
+    delete "/api/v1/nodes/{id}/replays/{replay}" => replays::cancel,
     get    "/api/v1/artifacts"                => artifacts::list,
     get    "/api/v1/deployments"              => deployments::list,
     post   "/api/v1/deployments"              => deployments::apply,

@@ -165,10 +165,25 @@ impl Fetcher {
             for wanted in Wanted::of(artifact) {
                 if !store.has(&wanted.digest) {
                     report.artifact(artifact, ArtifactState::Fetching, None);
-                    self.fetch_verified(store, &wanted, report).await?;
+                    self.fetch_verified(store, &wanted, Some(&mut *report))
+                        .await?;
                 }
             }
             report.artifact(artifact, ArtifactState::Fetched, None);
+        }
+        Ok(())
+    }
+
+    /// Brings one artifact into `store`, apart from any desired state.
+    pub(crate) async fn fetch_artifact(
+        &self,
+        store: &ArtifactStore,
+        artifact: &PinnedArtifact,
+    ) -> Result<(), FetchError> {
+        for wanted in Wanted::of(artifact) {
+            if !store.has(&wanted.digest) {
+                self.fetch_verified(store, &wanted, None).await?;
+            }
         }
         Ok(())
     }
@@ -177,12 +192,14 @@ impl Fetcher {
         &self,
         store: &ArtifactStore,
         wanted: &Wanted,
-        report: &mut Report,
+        mut report: Option<&mut Report>,
     ) -> Result<(), FetchError> {
         let mut attempt = 1;
         loop {
             self.fetch(store, wanted).await?;
-            report.phase(Phase::Verifying);
+            if let Some(report) = &mut report {
+                report.phase(Phase::Verifying);
+            }
             let (store, digest) = (store.clone(), wanted.digest.clone());
             let accepted = tokio::task::spawn_blocking(move || store.accept(&digest))
                 .await
@@ -196,11 +213,10 @@ impl Fetcher {
                     });
                 }
                 Err(source) if attempt == DIGEST_ATTEMPTS => {
-                    report.artifact(
-                        &wanted.artifact,
-                        ArtifactState::Failed,
-                        Some(source.to_string()),
-                    );
+                    if let Some(report) = report {
+                        let reason = Some(source.to_string());
+                        report.artifact(&wanted.artifact, ArtifactState::Failed, reason);
+                    }
                     return Err(FetchError::Content {
                         wanted: Box::new(wanted.clone()),
                         source: Box::new(source),

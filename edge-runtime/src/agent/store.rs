@@ -1,6 +1,7 @@
 use std::collections::BTreeSet;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use fleet_api::artifact::PinnedArtifact;
 use fleet_api::ids::Digest;
@@ -13,7 +14,16 @@ use crate::disk::sync_parent;
 #[derive(Debug, Clone)]
 pub struct ArtifactStore {
     folder: PathBuf,
+    pinned: Pinned,
 }
+
+type Pinned = Arc<Mutex<Vec<Weak<Vec<PinnedArtifact>>>>>;
+
+/// Keeps artifacts on disk that no desired state names, for as long as it lives.
+#[derive(Debug)]
+pub(crate) struct Pin(
+    #[expect(dead_code, reason = "its life is what counts")] Arc<Vec<PinnedArtifact>>,
+);
 
 /// Why a blob cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -42,7 +52,19 @@ impl ArtifactStore {
             path: folder.clone(),
             source,
         })?;
-        Ok(Self { folder })
+        Ok(Self {
+            folder,
+            pinned: Pinned::default(),
+        })
+    }
+
+    /// Keeps `artifacts`, whole or still to come, beside what [`ArtifactStore::retain`] is told.
+    pub(crate) fn pin(&self, artifacts: Vec<PinnedArtifact>) -> Pin {
+        let artifacts = Arc::new(artifacts);
+        let mut pinned = self.pinned.lock().unwrap_or_else(PoisonError::into_inner);
+        pinned.retain(|known| known.strong_count() > 0);
+        pinned.push(Arc::downgrade(&artifacts));
+        Pin(artifacts)
     }
 
     /// Where the blob lies, or will lie.
@@ -122,11 +144,17 @@ impl ArtifactStore {
         keep: impl IntoIterator<Item = &'a PinnedArtifact>,
     ) -> Result<(), StoreError> {
         let mut kept = BTreeSet::new();
-        for artifact in keep {
+        // Held to the end: what is pinned meanwhile is not removed half-way.
+        let pinned = self.pinned.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut keep_one = |artifact: &PinnedArtifact| {
             let files = artifact.files.iter().map(|file| &file.digest);
             let digests = files.chain([&artifact.digest]);
             kept.extend(digests.map(|digest| digest.hex().to_owned()));
             kept.extend(layout::folder_name(artifact));
+        };
+        keep.into_iter().for_each(&mut keep_one);
+        for alive in pinned.iter().filter_map(Weak::upgrade) {
+            alive.iter().for_each(&mut keep_one);
         }
         let io = |source| StoreError::Io {
             path: self.folder.clone(),
@@ -222,6 +250,14 @@ mod tests {
                 size: 1,
             }],
         };
+        let pin = store.pin(vec![PinnedArtifact {
+            digest: blobs[0].clone(),
+            files: Vec::new(),
+            ..kept.clone()
+        }]);
+        store.clone().retain([&kept]).expect("removed");
+        assert!(store.has(&blobs[0]), "it is pinned");
+        drop(pin);
         store.retain([&kept]).expect("removed");
         assert!(!store.has(&blobs[0]) && store.has(&blobs[1]) && store.has(&blobs[2]));
         assert!(!folder.path().join("old.files").exists());

@@ -198,13 +198,22 @@ impl Workload {
         wish: &DesiredModel,
         store: &ArtifactStore,
     ) -> Result<PreparedModel, PrepareError> {
+        let spec = Self::model_spec(wish, store).await?;
+        Ok(self.models.prepare(spec).await?)
+    }
+
+    /// A model as it is to be prepared, its files checked.
+    pub(crate) async fn model_spec(
+        wish: &DesiredModel,
+        store: &ArtifactStore,
+    ) -> Result<ModelSpec, StoreError> {
         let artifact = &wish.artifact;
         let path = model_file(store, artifact).await?;
         let file = |role: FileRole| {
             let file = artifact.files.iter().find(|file| file.role == role)?;
             Some(store.path(&file.digest))
         };
-        let spec = ModelSpec {
+        Ok(ModelSpec {
             name: artifact.name.to_string(),
             version: artifact.version.to_string(),
             path,
@@ -216,8 +225,7 @@ impl Workload {
                 golden: file(FileRole::Golden),
             },
             options: wish.options.clone(),
-        };
-        Ok(self.models.prepare(spec).await?)
+        })
     }
 
     async fn handler(
@@ -225,10 +233,18 @@ impl Workload {
         wish: &DesiredHandler,
         store: &ArtifactStore,
     ) -> Result<PreparedHandler, PrepareError> {
-        let artifact = &wish.artifact;
-        let path = verified(store, artifact).await?;
-        let spec = HandlerSpec::from_desired(wish, path, &self.secrets);
+        let spec = self.handler_spec(wish, store).await?;
         Ok(self.handlers.prepare(spec).await?)
+    }
+
+    /// A handler as it is to be prepared, its file checked.
+    pub(crate) async fn handler_spec(
+        &self,
+        wish: &DesiredHandler,
+        store: &ArtifactStore,
+    ) -> Result<HandlerSpec, StoreError> {
+        let path = verified(store, &wish.artifact).await?;
+        Ok(HandlerSpec::from_desired(wish, path, &self.secrets))
     }
 }
 

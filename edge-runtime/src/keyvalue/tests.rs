@@ -16,7 +16,7 @@ impl std::ops::Deref for Opened {
 
 impl Drop for Opened {
     fn drop(&mut self) {
-        self.0.0.streams.close();
+        self.0.0.streams.as_ref().unwrap().close();
     }
 }
 
@@ -223,7 +223,7 @@ async fn a_batch_s_changes_are_durable_with_its_progress() {
             .stage()
             .increment(QUOTA, "b", "n".to_owned(), 3)
             .unwrap();
-        let streams = &values.0.0.streams;
+        let streams = values.0.0.streams.as_ref().unwrap();
         streams
             .commit_batch("h", "raw", 7, Vec::new(), batch.notes())
             .await
@@ -238,7 +238,7 @@ async fn a_batch_s_changes_are_durable_with_its_progress() {
         a.and(b).unwrap();
     }
     let values = open(dir.path());
-    assert_eq!(values.0.0.streams.cursor("h", "raw"), 7);
+    assert_eq!(values.0.0.streams.as_ref().unwrap().cursor("h", "raw"), 7);
     assert_eq!(values.get("h", "b", "k").unwrap().unwrap(), "small");
     assert_eq!(values.get("h", "b", "n").unwrap().unwrap(), "3");
     assert_eq!(values.get("h", "b", "twice").unwrap(), None);
@@ -314,4 +314,20 @@ async fn values_of_an_earlier_version_move_into_the_buffer_once() {
     let values = open(dir.path());
     let count = values.get("counter", "north", "count").unwrap();
     assert_eq!(count.unwrap(), "5");
+}
+
+#[tokio::test]
+async fn a_copy_in_memory_leaves_the_original_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let values = open(dir.path());
+    values.write("h", 100, "b", set("k", "1")).await.unwrap();
+    let copy = values.copy_in_memory("h");
+    assert_eq!(copy.increment("h", 100, "b", "k".into(), 1).await, Ok(2));
+    copy.write("h", 100, "b", set("k", "9")).await.unwrap();
+    let batch = copy.batch("h").await.unwrap();
+    batch.stage().write(100, "b", set("k", "10")).unwrap();
+    batch.committed();
+    assert_eq!(copy.get("h", "b", "k").unwrap().unwrap(), "10");
+    assert_eq!(values.get("h", "b", "k").unwrap().unwrap(), "1");
+    assert!(KeyValue::in_memory().get("h", "b", "k").unwrap().is_none());
 }

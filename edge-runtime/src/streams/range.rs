@@ -82,6 +82,11 @@ impl RangeReader {
         self.at
     }
 
+    /// Sequences from the next one to the end.
+    pub(crate) fn span(&self) -> u64 {
+        self.end.saturating_sub(self.at)
+    }
+
     /// The sequences that were asked for by number and are not held any more.
     pub(crate) fn released(&self) -> Option<(u64, u64)> {
         let from = self.range.from?.max(1);

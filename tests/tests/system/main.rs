@@ -29,6 +29,7 @@ mod refused_deployments;
 mod refused_starts;
 mod registry_clients;
 mod relay;
+mod replays;
 mod silence;
 mod timed_runs;
 mod triton_clients;

@@ -128,7 +128,8 @@ impl Streams {
             ) => self.range(stream, range).await?.at(),
             (None, _) => held.end,
         };
-        let mut greeting = BytesMut::from(&format!("retry: {RETRY_MS}\n\n")[..]);
+        // A part of the first event: some clients hand out an empty one for a block without data.
+        let mut greeting = BytesMut::from(&format!("retry: {RETRY_MS}\n")[..]);
         if other_epoch {
             let data = serde_json::json!({ "epoch": self.epoch(), "first_seq": held.start });
             greeting.put_slice(format!("event: epoch\ndata: {data}\n\n").as_bytes());
@@ -236,7 +237,7 @@ impl Follower {
                 () = self.events.closed() => return Err(None),
                 more = changed.changed() => more.map_err(|_| Some(End::Stopping))?,
                 () = tokio::time::sleep(PAUSE) => {
-                    self.piece.put_slice(b":\n\n");
+                    self.piece.put_slice(b":\n");
                     self.flush().await?;
                 }
             }
