@@ -243,6 +243,7 @@ pub(crate) fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
 
 fn buffer_config(config: &Config) -> BufferConfig {
     BufferConfig {
+        max_bytes: config.buffer.max.map(|max| max.0),
         ballast_bytes: config.buffer.ballast.0,
         free_floor_bytes: config.buffer.min_free.0,
         ..BufferConfig::default()

@@ -15,18 +15,18 @@
 
 mod bounds;
 #[cfg(test)]
-mod memory_store;
+pub(crate) mod fault_store;
 mod open;
 mod sled_store;
 mod space;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
 
 pub(crate) use bounds::Bounds;
-pub(crate) use open::open;
+pub(crate) use open::{Opened, open};
 pub(crate) use space::Space;
 
 /// How the buffer uses its disk.
@@ -42,6 +42,8 @@ pub struct BufferConfig {
     pub lock_wait: Duration,
     /// Opening that takes longer is given up.
     pub open_limit: Duration,
+    /// What the buffer may take on the disk; none is 1 GiB, or a quarter of a smaller file system.
+    pub max_bytes: Option<u64>,
 }
 
 impl Default for BufferConfig {
@@ -52,9 +54,24 @@ impl Default for BufferConfig {
             free_floor_bytes: 64 << 20,
             lock_wait: Duration::from_secs(2),
             open_limit: Duration::from_secs(60),
+            max_bytes: None,
         }
     }
 }
+
+impl BufferConfig {
+    /// What a buffer in `dir` may take on the disk.
+    pub(crate) fn disk_limit(&self, dir: &Path) -> u64 {
+        let usual = || {
+            let quarter = crate::disk::total_bytes(dir).map_or(u64::MAX, |total| total / 4);
+            quarter.min(1 << 30)
+        };
+        self.max_bytes.unwrap_or_else(usual).max(LEAST_MAX_BYTES)
+    }
+}
+
+/// Less than this is no use: sled takes some segments for an empty database.
+const LEAST_MAX_BYTES: u64 = 8 << 20;
 
 /// Why the buffer cannot be opened or used.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -207,6 +224,11 @@ pub(crate) trait FrameStore: Send + Sync {
 
     /// Bytes on the disk.
     fn disk_bytes(&self) -> u64;
+
+    /// Values that lie in files of their own, which are never made durable: 0, or a defect.
+    fn blobs(&self) -> u64 {
+        0
+    }
 }
 
 #[cfg(test)]

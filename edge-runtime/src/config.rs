@@ -75,6 +75,9 @@ pub struct ModelsSection {
 /// `[buffer]`
 #[derive(Debug, Clone, Serialize)]
 pub struct BufferSection {
+    /// What the buffer may take on the disk. Default 1GiB, or a quarter of a smaller file system.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max: Option<ByteSize>,
     /// Records are refused when less than this is free on the disk. Default 64MiB.
     pub min_free: ByteSize,
     /// Space kept aside so that the buffer opens on a full disk. Default 32MiB.
@@ -165,6 +168,7 @@ struct RawModels {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct RawBuffer {
+    max: Option<ByteSize>,
     min_free: Option<ByteSize>,
     ballast: Option<ByteSize>,
 }
@@ -195,6 +199,7 @@ impl RawConfig {
                 memory: later.models.memory.or(self.models.memory),
             },
             buffer: RawBuffer {
+                max: later.buffer.max.or(self.buffer.max),
                 min_free: later.buffer.min_free.or(self.buffer.min_free),
                 ballast: later.buffer.ballast.or(self.buffer.ballast),
             },
@@ -231,6 +236,7 @@ impl RawConfig {
                 memory: self.models.memory,
             },
             buffer: BufferSection {
+                max: self.buffer.max,
                 min_free: self.buffer.min_free.unwrap_or(ByteSize(64 << 20)),
                 ballast: self.buffer.ballast.unwrap_or(ByteSize(32 << 20)),
             },

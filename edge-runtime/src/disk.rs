@@ -59,6 +59,15 @@ pub(crate) fn free_bytes(path: &Path) -> std::io::Result<u64> {
     Ok(fs.f_bavail.saturating_mul(fs.f_frsize))
 }
 
+/// Size of the file system where `path` lies (`statvfs(3)`, f_blocks).
+///
+/// # Errors
+/// The system's reason.
+pub(crate) fn total_bytes(path: &Path) -> std::io::Result<u64> {
+    let fs = rustix::fs::statvfs(path)?;
+    Ok(fs.f_blocks.saturating_mul(fs.f_frsize))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -60,6 +60,12 @@ impl Events {
         self.inner.noted.notify_one();
     }
 
+    /// Those that are not written yet.
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> Vec<Event> {
+        self.lock().waiting.iter().cloned().collect()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Pending> {
         self.inner
             .pending

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::Instant;
 
-use fleet_api::health::{Health, StreamHealth};
+use fleet_api::health::{BufferHealth, Health, StreamHealth};
 use fleet_api::ids::NodeId;
 use fleet_api::reported::{ArtifactState, Reported};
 use tokio::sync::watch;
@@ -89,6 +89,7 @@ impl HealthSource for NodeHealth {
             streams: self.workload.streams.health(),
             processors: self.workload.processors.health(&self.workload.streams),
             sources: self.workload.sources.health(),
+            buffer: Some(self.workload.streams.buffer_health()),
             uplink: self.uplink.health(),
             time_ms: unix_ms(),
         }
@@ -130,6 +131,7 @@ impl Status for NodeHealth {
             out,
         );
         self.workload.sources.render_metrics(out);
+        buffer_metrics(&self.workload.streams.buffer_health(), out);
         process_metrics(self.started, out);
         let uplink = self.uplink.health();
         let generation = self.reported.borrow().serving_generation;
@@ -160,9 +162,11 @@ impl Status for NodeHealth {
 /// Figures of the buffer, one series per stream.
 fn stream_metrics(streams: &[StreamHealth], out: &mut String) {
     type Figure = fn(&StreamHealth) -> u64;
-    let figures: [(&str, &str, Figure); 5] = [
+    let figures: [(&str, &str, Figure); 7] = [
         ("edge_stream_records", "gauge", |s| s.depth),
         ("edge_stream_bytes", "gauge", |s| s.bytes),
+        ("edge_stream_retained_records", "gauge", |s| s.retained),
+        ("edge_stream_retained_bytes", "gauge", |s| s.retained_bytes),
         ("edge_stream_oldest_age_ms", "gauge", |s| {
             s.oldest_age_ms.unwrap_or(0)
         }),
@@ -182,6 +186,58 @@ fn stream_metrics(streams: &[StreamHealth], out: &mut String) {
             )
             .expect("writing to a String cannot fail");
         }
+    }
+}
+
+/// Figures of the buffer under the streams.
+fn buffer_metrics(buffer: &BufferHealth, out: &mut String) {
+    let seconds = |micros: u64| micros as f64 / 1e6;
+    let figures: [(&str, &str, f64); 13] = [
+        ("edge_buffer_live_bytes", "gauge", buffer.live_bytes as f64),
+        (
+            "edge_buffer_limit_bytes",
+            "gauge",
+            buffer.limit_bytes as f64,
+        ),
+        ("edge_buffer_disk_bytes", "gauge", buffer.disk_bytes as f64),
+        ("edge_buffer_max_bytes", "gauge", buffer.max_bytes as f64),
+        ("edge_buffer_disk_ratio", "gauge", buffer.disk_ratio),
+        ("edge_buffer_free_bytes", "gauge", buffer.free_bytes as f64),
+        ("edge_buffer_blobs", "gauge", buffer.blobs as f64),
+        (
+            "edge_buffer_open_seconds",
+            "gauge",
+            buffer.open_ms as f64 / 1e3,
+        ),
+        (
+            "edge_buffer_commits_total",
+            "counter",
+            buffer.commits as f64,
+        ),
+        ("edge_buffer_gaps_total", "counter", buffer.gaps as f64),
+        (
+            "edge_buffer_quarantines",
+            "gauge",
+            buffer.quarantines as f64,
+        ),
+        (
+            "edge_buffer_failed",
+            "gauge",
+            f64::from(u8::from(buffer.failed.is_some())),
+        ),
+        ("edge_buffer_epoch", "gauge", buffer.epoch as f64),
+    ];
+    for (name, kind, value) in figures {
+        figure(out, name, kind, value);
+    }
+    let name = "edge_buffer_commit_seconds";
+    writeln!(out, "# TYPE {name} summary").expect("writing to a String cannot fail");
+    for (quantile, micros) in [
+        ("0.5", buffer.commit_p50_us),
+        ("0.99", buffer.commit_p99_us),
+    ] {
+        writeln!(out, "{name}{{quantile=\"{quantile}\"}} {}", seconds(micros))
+            .expect("writing to a String cannot fail");
     }
 }
 

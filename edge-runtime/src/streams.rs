@@ -19,7 +19,9 @@
 //! records go first, and without a gap, since the receiver has them.
 
 mod body;
+mod budget;
 mod error;
+mod figures;
 mod group;
 mod http;
 mod marks;
@@ -39,7 +41,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use fleet_api::desired::StreamSpec;
 use fleet_api::frame::{Encoding, MAX_VALUE_BYTES, Record};
-use fleet_api::health::StreamHealth;
+use fleet_api::health::{BufferHealth, StreamHealth};
 use tokio::sync::{Semaphore, oneshot, watch};
 
 pub use self::error::AppendError;
@@ -56,6 +58,7 @@ pub(crate) use self::state::Outlook;
 
 use self::state::Shared;
 use self::writer::{Command, Writer};
+use crate::buffer::Opened;
 use crate::clock::unix_ms;
 use crate::events::Events;
 
@@ -126,7 +129,14 @@ impl Streams {
     /// [`BufferError`] if the buffer is in use, of another format, or cannot be
     /// opened. A damaged buffer is set aside and a new one takes its place.
     pub fn open(dir: &Path, config: BufferConfig) -> Result<Self, BufferError> {
-        let (shared, states, space) = open::open(dir, &config)?;
+        let opened = open::open(dir, &config)?;
+        Self::start(dir, opened, config.disk_limit(dir))
+    }
+
+    /// Starts the writer over an open store.
+    fn start(dir: &Path, opened: Opened, disk_limit: u64) -> Result<Self, BufferError> {
+        let space = opened.space.clone();
+        let (shared, states) = open::read(dir, opened, disk_limit)?;
         let keys = marks::Keys::load(shared.store.as_ref())?;
         // The queue's permits bound it; a bounded channel would block async callers.
         let (commands, received) = std::sync::mpsc::channel();
@@ -317,6 +327,11 @@ impl Streams {
     /// Figures per stream.
     pub fn health(&self) -> Vec<StreamHealth> {
         self.inner.shared.health(unix_ms())
+    }
+
+    /// Figures of the whole buffer.
+    pub fn buffer_health(&self) -> BufferHealth {
+        self.inner.shared.buffer_health()
     }
 
     /// The epoch of the buffer; a buffer that was lost gets a new one.

@@ -36,6 +36,9 @@ pub struct Health {
     /// Figures per source.
     #[serde(default)]
     pub sources: Vec<SourceHealth>,
+    /// The buffer under the streams.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub buffer: Option<BufferHealth>,
     /// The data connection.
     pub uplink: UplinkHealth,
     /// When this was written, in milliseconds since the Unix epoch, by the node's clock.
@@ -271,6 +274,43 @@ pub struct SourceHealth {
     pub clients: u64,
     /// When the last record became durable.
     pub last_record_ms: Option<u64>,
+}
+
+/// Figures of the buffer under all streams. Counters grow from the runtime's start.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct BufferHealth {
+    /// Epoch of the buffer.
+    pub epoch: u64,
+    /// Bytes of all records in their frames, released ones included.
+    pub live_bytes: u64,
+    /// Bytes that all frames may have at present, so that the disk's limit holds.
+    pub limit_bytes: u64,
+    /// Bytes that the database takes on the disk.
+    pub disk_bytes: u64,
+    /// Bytes that it may take there.
+    pub max_bytes: u64,
+    /// `disk_bytes` to `live_bytes`; 0 while the buffer is empty.
+    pub disk_ratio: f64,
+    /// Values outside of the database's file, which no power cut would spare; must be 0.
+    pub blobs: u64,
+    /// Free space on the buffer's disk in bytes.
+    pub free_bytes: u64,
+    /// How long opening took, in milliseconds.
+    pub open_ms: u64,
+    /// Durable commits.
+    pub commits: u64,
+    /// Median time of a commit in microseconds.
+    pub commit_p50_us: u64,
+    /// 99th percentile of a commit's time in microseconds.
+    pub commit_p99_us: u64,
+    /// Gaps made.
+    pub gaps: u64,
+    /// Damaged databases that lie beside the buffer.
+    pub quarantines: u64,
+    /// Why the buffer takes nothing any more, if so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<String>,
 }
 
 /// Figures of the data connection.

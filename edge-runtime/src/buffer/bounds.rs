@@ -14,6 +14,9 @@ pub(crate) struct Bounds {
     pub epoch: u64,
     /// Next sequence per stream.
     pub next: BTreeMap<String, u64>,
+    /// The receiver's watermark per stream.
+    #[serde(default)]
+    pub acked: BTreeMap<String, u64>,
 }
 
 impl Bounds {

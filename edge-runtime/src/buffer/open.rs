@@ -22,6 +22,25 @@ pub(crate) struct Opened {
     pub epoch: u64,
     /// Where a damaged predecessor was put, and what was wrong with it.
     pub quarantined: Option<(PathBuf, String)>,
+    /// How many damaged databases lie in the folder.
+    pub quarantines: u64,
+    /// How long opening took.
+    pub open_time: Duration,
+}
+
+#[cfg(test)]
+impl Opened {
+    /// A store of the test's own; files beside it lie in `dir`.
+    pub(crate) fn over(store: Arc<dyn FrameStore>, epoch: u64, dir: &Path) -> Self {
+        Self {
+            store,
+            space: Space::prepare(dir, &BufferConfig::default()).unwrap(),
+            epoch,
+            quarantined: None,
+            quarantines: 0,
+            open_time: Duration::ZERO,
+        }
+    }
 }
 
 /// Opens the buffer in `dir`, or creates it. A damaged one is set aside and a
@@ -31,6 +50,7 @@ pub(crate) struct Opened {
 /// [`BufferError`] if it is in use, of another format, the disk is full, or the
 /// folder cannot be used.
 pub(crate) fn open(dir: &Path, config: &BufferConfig) -> Result<Opened, BufferError> {
+    let started = Instant::now();
     std::fs::create_dir_all(dir)
         .map_err(|e| BufferError::io("create the buffer's folder", dir, &e))?;
     let space = Space::prepare(dir, config)?;
@@ -61,6 +81,8 @@ pub(crate) fn open(dir: &Path, config: &BufferConfig) -> Result<Opened, BufferEr
         space,
         epoch,
         quarantined,
+        quarantines: quarantines(dir).len() as u64,
+        open_time: started.elapsed(),
     })
 }
 
@@ -191,9 +213,10 @@ fn quarantine(dir: &Path, path: &Path) -> Result<PathBuf, BufferError> {
     Ok(target)
 }
 
-fn remove_old_quarantines(dir: &Path) {
+/// The databases that were set aside, oldest first.
+pub(crate) fn quarantines(dir: &Path) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(dir) else {
-        return;
+        return Vec::new();
     };
     let mut found: Vec<_> = entries
         .filter_map(|entry| Some(entry.ok()?.path()))
@@ -205,7 +228,11 @@ fn remove_old_quarantines(dir: &Path) {
         })
         .collect();
     found.sort();
-    for old in found.iter().rev().skip(QUARANTINES_KEPT) {
+    found
+}
+
+fn remove_old_quarantines(dir: &Path) {
+    for old in quarantines(dir).iter().rev().skip(QUARANTINES_KEPT) {
         if let Err(error) = std::fs::remove_dir_all(old) {
             tracing::warn!(path = %old.display(), %error, "cannot remove an old quarantine");
         }

@@ -204,6 +204,10 @@ impl FrameStore for SledStore {
     fn disk_bytes(&self) -> u64 {
         self.data.metadata().map_or(0, |data| data.len())
     }
+
+    fn blobs(&self) -> u64 {
+        std::fs::read_dir(self.path.join("blobs")).map_or(0, |blobs| blobs.count() as u64)
+    }
 }
 
 impl Drop for SledStore {

@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use super::memory_store::MemoryStore;
+use super::fault_store::FaultStore;
 use super::*;
 
 fn config() -> BufferConfig {
@@ -157,7 +157,7 @@ proptest! {
     fn the_store_behaves_like_its_model(groups in prop::collection::vec(prop::collection::vec(action(), 1..6), 1..25)) {
         let dir = tempfile::tempdir().unwrap();
         let mut store = open(dir.path(), &config()).unwrap().store;
-        let model = MemoryStore::default();
+        let model = FaultStore::default();
         for group in groups {
             let mut changes = Changes::default();
             let mut restart = false;

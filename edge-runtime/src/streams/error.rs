@@ -35,6 +35,16 @@ pub enum AppendError {
         /// Its quota in bytes.
         quota: u64,
     },
+    /// All streams together have what the buffer may take, and none has to make room.
+    #[error(
+        "the node's buffer is full, all streams together may hold {limit} bytes at present and none makes room for stream {stream:?}: wait until it is forwarded, or raise [buffer] max"
+    )]
+    BufferFull {
+        /// The stream.
+        stream: String,
+        /// What all may hold.
+        limit: u64,
+    },
     /// The request alone is larger than the quota.
     #[error(
         "these records are larger than stream {stream:?} may ever hold, {quota} bytes: send fewer at once, or raise its quota"
@@ -93,7 +103,12 @@ impl AppendError {
     pub fn is_retryable(&self) -> bool {
         matches!(
             self,
-            Self::Full { .. } | Self::NoSpace { .. } | Self::Busy | Self::Closed | Self::Buffer(_)
+            Self::Full { .. }
+                | Self::BufferFull { .. }
+                | Self::NoSpace { .. }
+                | Self::Busy
+                | Self::Closed
+                | Self::Buffer(_)
         )
     }
 
@@ -109,6 +124,7 @@ impl AppendError {
             Self::Reserved { .. } => "reserved-stream",
             Self::Removed { .. } => "removed-stream",
             Self::Full { .. } => "stream-full",
+            Self::BufferFull { .. } => "buffer-full",
             Self::LargerThanQuota { .. } => "larger-than-quota",
             Self::ValueTooLarge { .. } => "record-too-large",
             Self::KeyReused => "idempotency-key-reused",

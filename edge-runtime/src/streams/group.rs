@@ -1,5 +1,6 @@
 mod free;
 mod place;
+mod total;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -45,6 +46,8 @@ pub(super) struct Group<'a> {
     pub cursors: &'a mut Cursors,
     /// What time it is, in milliseconds since the Unix epoch.
     pub now_ms: u64,
+    /// Bytes that the frames of all streams may have.
+    pub limit: u64,
     plan: Plan,
 }
 
@@ -55,6 +58,8 @@ struct Plan {
     gaps: BTreeMap<String, PendingGap>,
     notes: Notes,
     touched: BTreeSet<String>,
+    /// Bytes that a command will add once all its streams have room.
+    promised: u64,
     durable: bool,
 }
 
@@ -94,6 +99,7 @@ impl<'a> Group<'a> {
             states,
             cursors,
             now_ms,
+            limit: u64::MAX,
             plan: Plan::default(),
         }
     }
@@ -101,6 +107,7 @@ impl<'a> Group<'a> {
     /// Plans to append `records`, evicting old ones if the stream's rule is so.
     pub(super) fn append(&mut self, stream: &str, records: &[Record]) -> Result<Appended, Refusal> {
         self.check_room(stream, records)?;
+        self.plan.promised = 0;
         self.make_room(stream, records)?;
         Ok(self.pack(stream, records))
     }
@@ -125,9 +132,12 @@ impl<'a> Group<'a> {
         for (output, records) in outputs {
             self.check_room(output, records)?;
         }
+        self.plan.promised = 0;
         for (output, records) in outputs {
             self.make_room(output, records)?;
+            self.plan.promised += self.cost(output, records);
         }
+        self.plan.promised = 0;
         for (output, records) in outputs {
             self.pack(output, records);
         }
@@ -329,7 +339,7 @@ impl<'a> Group<'a> {
         loop {
             let used = self.states.get(stream).map_or(0, StreamState::all_bytes);
             if used + self.cost(stream, records) <= quota {
-                return Ok(());
+                return self.make_room_in_total(stream, records);
             }
             if self.drop_retained(stream, None)? {
                 continue;

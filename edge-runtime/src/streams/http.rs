@@ -60,9 +60,11 @@ impl HttpError {
             Self::Append(AppendError::Unknown { .. }) | Self::Path => StatusCode::NOT_FOUND,
             Self::Append(AppendError::Reserved { .. }) => StatusCode::FORBIDDEN,
             Self::Append(AppendError::Removed { .. }) => StatusCode::GONE,
-            Self::Append(AppendError::Full { .. } | AppendError::NoSpace { .. }) => {
-                StatusCode::INSUFFICIENT_STORAGE
-            }
+            Self::Append(
+                AppendError::Full { .. }
+                | AppendError::BufferFull { .. }
+                | AppendError::NoSpace { .. },
+            ) => StatusCode::INSUFFICIENT_STORAGE,
             Self::Append(
                 AppendError::LargerThanQuota { .. } | AppendError::ValueTooLarge { .. },
             )

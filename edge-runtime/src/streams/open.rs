@@ -11,27 +11,40 @@ use super::state::{
     stream_note,
 };
 use crate::buffer::{
-    self, Bounds, BufferConfig, BufferError, Changes, Durability, FrameStore, Space,
+    self, Bounds, BufferConfig, BufferError, Changes, Durability, FrameStore, Opened,
 };
 
 /// Numbers that are skipped after a lost tail, for what was appended after the
 /// bounds were last written: more than a node appends in that time.
 const SKIP: u64 = 1 << 20;
 
-/// Opens the buffer and reads the streams' states; no frame but the oldest of
-/// each stream is read.
-pub(super) fn open(
+/// What people should hear of the opening.
+type Told = Vec<(EventKind, Option<String>, String)>;
+
+/// Opens the buffer.
+pub(super) fn open(dir: &Path, config: &BufferConfig) -> Result<Opened, BufferError> {
+    buffer::open(dir, config)
+}
+
+/// Reads the streams' states; no frame but the oldest of each stream is read.
+pub(super) fn read(
     dir: &Path,
-    config: &BufferConfig,
-) -> Result<(Arc<Shared>, States, Space), BufferError> {
-    let opened = buffer::open(dir, config)?;
+    opened: Opened,
+    disk_limit: u64,
+) -> Result<(Arc<Shared>, States), BufferError> {
+    let mut told = Told::new();
     if let Some((path, reason)) = &opened.quarantined {
         tracing::error!(
             path = %path.display(), reason, epoch = opened.epoch,
             "the buffer was damaged and has been set aside; what it held is lost unless recovered from there"
         );
+        let text = format!(
+            "the buffer was damaged ({reason}) and lies in {}",
+            path.display()
+        );
+        told.push((EventKind::Quarantine, None, text));
     }
-    let store = opened.store;
+    let store = Arc::clone(&opened.store);
     let damaged = |what: &str| BufferError::Damaged {
         path: dir.to_owned(),
         reason: format!("{what} cannot be read"),
@@ -58,10 +71,15 @@ pub(super) fn open(
         let (key, at) = cursor().ok_or_else(|| damaged("a processor's cursor"))?;
         cursors.insert(key, at);
     }
-    if let Some(bounds) = Bounds::load(dir)
-        && bounds.epoch == opened.epoch
-    {
-        skip_lost_tails(store.as_ref(), &bounds, &mut states)?;
+    match Bounds::load(dir) {
+        Some(bounds) if bounds.epoch == opened.epoch => {
+            skip_lost_tails(store.as_ref(), &bounds, &mut states, &mut told)?;
+        }
+        Some(bounds) => {
+            let epoch = opened.epoch;
+            tell_of_lost_epoch(store.as_ref(), epoch, &bounds, &mut states, &mut told)?;
+        }
+        None => {}
     }
     for (name, state) in &mut states {
         state.released = state.released.clamp(state.low, state.next);
@@ -72,15 +90,58 @@ pub(super) fn open(
         states: states.clone(),
         cursors,
     };
-    let shared = Shared::new(dir.to_owned(), opened.epoch, store, published);
-    if let Some((path, reason)) = &opened.quarantined {
-        let text = format!(
-            "the buffer was damaged ({reason}) and lies in {}",
-            path.display()
-        );
-        shared.events.note(EventKind::Quarantine, None, text);
+    let shared = Shared::new(dir.to_owned(), opened, disk_limit, published);
+    for (kind, stream, text) in told {
+        shared.events.note(kind, stream.as_deref(), text);
     }
-    Ok((Arc::new(shared), states, opened.space))
+    Ok((Arc::new(shared), states))
+}
+
+/// Where records went with an earlier database, the stream's new epoch starts with a gap, so
+/// that the receiver learns how many it will never get.
+fn tell_of_lost_epoch(
+    store: &dyn FrameStore,
+    epoch: u64,
+    bounds: &Bounds,
+    states: &mut States,
+    told: &mut Told,
+) -> Result<(), BufferError> {
+    let mut changes = Changes::default();
+    for (name, &next) in &bounds.next {
+        let acked = bounds.acked.get(name).copied().unwrap_or(0);
+        let lost = next.saturating_sub(acked + 1);
+        let id = states.values().map(|s| s.id).max().unwrap_or(0) + 1;
+        let state = states
+            .entry(name.clone())
+            .or_insert_with(|| StreamState::new(id));
+        if lost == 0 || state.next > 1 {
+            continue;
+        }
+        tracing::error!(stream = %name, lost, epoch = bounds.epoch, "records of an earlier epoch are gone");
+        let gap = Gap {
+            last: 1,
+            reason: GapReason::Damaged,
+            lost,
+        };
+        changes
+            .put
+            .push((state.id, 1, encode_gap(epoch, name, 1, gap)));
+        state.bytes += GAP_BYTES;
+        state.evicted += lost;
+        state.next = 2;
+        changes.notes.push(stream_note(name, state));
+        let text = format!(
+            "records {} to {} of epoch {} are lost, the receiver had not acknowledged them",
+            acked + 1,
+            next - 1,
+            bounds.epoch
+        );
+        told.push((EventKind::Gap, Some(name.clone()), text));
+    }
+    if changes.is_empty() {
+        return Ok(());
+    }
+    store.commit(&changes, Durability::Durable)
 }
 
 /// Where the store is shorter than it was, its numbers may be known elsewhere:
@@ -89,6 +150,7 @@ fn skip_lost_tails(
     store: &dyn FrameStore,
     bounds: &Bounds,
     states: &mut States,
+    told: &mut Told,
 ) -> Result<(), BufferError> {
     let mut changes = Changes::default();
     for (name, &next) in &bounds.next {
@@ -111,6 +173,11 @@ fn skip_lost_tails(
         };
         let frame = encode_gap(bounds.epoch, name, state.next, gap);
         changes.put.push((state.id, state.next, frame));
+        let text = format!(
+            "the newest {lost} records or more are lost, from {} on",
+            state.next
+        );
+        told.push((EventKind::Gap, Some(name.clone()), text));
         state.bytes += GAP_BYTES;
         state.evicted += lost;
         state.next = gap.last + 1;

@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::AppendError;
-use crate::buffer::{FrameStore, StreamId};
+use super::figures::Figures;
+use crate::buffer::{FrameStore, Opened, StreamId};
 use crate::events::Events;
 
 /// What the store says about one stream; kept in a note that changes with its frames.
@@ -135,6 +136,7 @@ pub(super) struct Shared {
     pub changed: watch::Sender<u64>,
     pub failed: OnceLock<String>,
     pub events: Events,
+    pub figures: Figures,
     specs: RwLock<Option<Arc<BTreeMap<String, StreamSpec>>>>,
     published: Mutex<Published>,
 }
@@ -146,16 +148,12 @@ pub(super) struct Published {
 }
 
 impl Shared {
-    pub(super) fn new(
-        dir: PathBuf,
-        epoch: u64,
-        store: Arc<dyn FrameStore>,
-        published: Published,
-    ) -> Self {
+    pub(super) fn new(dir: PathBuf, opened: Opened, disk_limit: u64, published: Published) -> Self {
         Self {
             dir,
-            epoch,
-            store,
+            epoch: opened.epoch,
+            store: Arc::clone(&opened.store),
+            figures: Figures::new(&opened, disk_limit),
             changed: watch::Sender::new(0),
             failed: OnceLock::new(),
             events: Events::default(),

@@ -1,10 +1,12 @@
 mod crash;
 mod damage;
 mod limits;
+mod promise;
 mod ranges;
 mod rate;
 mod repeated;
 mod serve;
+mod total;
 mod window;
 
 use std::path::Path;

@@ -8,11 +8,12 @@ use fleet_api::event::EventKind;
 use fleet_api::frame::{GapReason, Record};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use super::group::{Group, Refusal};
+use super::budget::Budget;
+use super::group::{Group, Planned, Refusal};
 use super::marks::{Keys, Known, Mark, position_note};
 use super::notes::{self, Notes};
 use super::open::oldest;
-use super::state::{Cursors, Shared, States};
+use super::state::{Cursors, Shared, States, StreamState};
 use super::{AppendError, Appended};
 use crate::buffer::{Bounds, BufferError, Durability, Space};
 use crate::clock::unix_ms;
@@ -79,7 +80,9 @@ pub(super) struct Writer {
     /// Streams in which there may be more to free than one group does.
     to_free: BTreeSet<String>,
     ticked: Instant,
+    tick_now: bool,
     bounds: Bounds,
+    budget: Budget,
     closing: bool,
 }
 
@@ -100,6 +103,7 @@ impl Writer {
     ) -> Self {
         let cursors = shared.published().cursors.clone();
         let bounds = Bounds::default();
+        let budget = Budget::new(shared.figures.disk_limit);
         Self {
             to_free: BTreeSet::new(),
             shared,
@@ -110,7 +114,9 @@ impl Writer {
             received,
             waiting: VecDeque::new(),
             ticked: Instant::now(),
+            tick_now: false,
             bounds,
+            budget,
             closing: false,
         }
     }
@@ -127,7 +133,7 @@ impl Writer {
     fn work(&mut self) {
         while self.collect() {
             self.group();
-            if self.ticked.elapsed() >= TICK {
+            if std::mem::take(&mut self.tick_now) || self.ticked.elapsed() >= TICK {
                 self.tick();
             }
         }
@@ -161,8 +167,11 @@ impl Writer {
     fn take(&mut self, command: Command) {
         match command {
             Command::Close => self.closing = true,
-            // A processor may be gone: what it held back can be freed.
-            Command::Configured => self.to_free.extend(self.states.keys().cloned()),
+            // A processor may be gone, what it held back can be freed; a limit may be lower.
+            Command::Configured => {
+                self.to_free.extend(self.states.keys().cloned());
+                self.tick_now = true;
+            }
             command => self.waiting.push_back(command),
         }
     }
@@ -170,6 +179,8 @@ impl Writer {
     /// Plans what waits, commits it, answers.
     fn group(&mut self) {
         let specs = self.shared.specs();
+        self.budget
+            .look(self.shared.store.disk_bytes(), live_bytes(&self.states));
         let mut group = Group::new(
             self.shared.store.as_ref(),
             self.shared.epoch,
@@ -178,6 +189,7 @@ impl Writer {
             &mut self.cursors,
             unix_ms(),
         );
+        group.limit = self.budget.limit();
         let mut answers = Vec::new();
         let mut short = None;
         let mut bytes = 0;
@@ -342,11 +354,7 @@ impl Writer {
         } else {
             Durability::Lazy
         };
-        if !planned.changes.is_empty()
-            && let Err(error) = self.shared.store.commit(&planned.changes, durability)
-        {
-            tracing::error!(%error, "cannot write to the buffer");
-            self.fail(error.to_string());
+        if let Err(error) = self.commit(&planned, durability) {
             answers.into_iter().for_each(|answer| answer.fail(&error));
             return;
         }
@@ -355,6 +363,23 @@ impl Writer {
         }
         answers.into_iter().for_each(Answer::send);
         self.shared.notify();
+    }
+
+    /// Commits what was planned; a failure is final.
+    fn commit(&self, planned: &Planned, durability: Durability) -> Result<(), BufferError> {
+        if planned.changes.is_empty() {
+            return Ok(());
+        }
+        let started = Instant::now();
+        if let Err(error) = self.shared.store.commit(&planned.changes, durability) {
+            tracing::error!(%error, "cannot write to the buffer");
+            self.fail(error.to_string());
+            return Err(error);
+        }
+        if durability == Durability::Durable {
+            self.shared.figures.committed(started.elapsed());
+        }
+        Ok(())
     }
 
     fn publish(&mut self, touched: &BTreeSet<String>) {
@@ -377,6 +402,7 @@ impl Writer {
                         state.evicted - before
                     );
                     self.shared.events.note(EventKind::Gap, Some(name), text);
+                    self.shared.figures.add_gap();
                 }
                 published.states.insert(name.clone(), state.clone());
             }
@@ -386,6 +412,9 @@ impl Writer {
 
     fn tick(&mut self) {
         self.ticked = Instant::now();
+        self.budget
+            .adjust(self.shared.store.disk_bytes(), live_bytes(&self.states));
+        self.shared.figures.limited(self.budget.limit());
         if self.shared.failed.get().is_none() && self.shared.is_configured() {
             self.expire();
         }
@@ -410,13 +439,13 @@ impl Writer {
         if planned.changes.is_empty() {
             return;
         }
-        if let Err(error) = self
-            .shared
-            .store
-            .commit(&planned.changes, Durability::Durable)
-        {
-            tracing::error!(%error, "cannot write to the buffer");
-            self.fail(error.to_string());
+        // What is only released frames is not worth a sync.
+        let durability = if planned.durable {
+            Durability::Durable
+        } else {
+            Durability::Lazy
+        };
+        if self.commit(&planned, durability).is_err() {
             return;
         }
         self.publish(&planned.touched);
@@ -430,6 +459,11 @@ impl Writer {
                 .states
                 .iter()
                 .map(|(name, state)| (name.clone(), state.next))
+                .collect(),
+            acked: self
+                .states
+                .iter()
+                .map(|(name, state)| (name.clone(), state.acked))
                 .collect(),
         };
         if bounds == self.bounds || self.shared.failed.get().is_some() {
@@ -471,6 +505,10 @@ impl Answer {
             Self::Released(reply) => drop(reply.send(())),
         }
     }
+}
+
+fn live_bytes(states: &States) -> u64 {
+    states.values().map(StreamState::all_bytes).sum()
 }
 
 fn refuse(command: Command, error: AppendError) {

@@ -24,9 +24,10 @@ impl From<AppendError> for streams::Error {
         let text = error.to_string();
         match error {
             AppendError::Unknown { .. } | AppendError::Removed { .. } => Self::NoSuchStream(text),
-            AppendError::Full { .. } | AppendError::NoSpace { .. } | AppendError::Busy => {
-                Self::Full(text)
-            }
+            AppendError::Full { .. }
+            | AppendError::BufferFull { .. }
+            | AppendError::NoSpace { .. }
+            | AppendError::Busy => Self::Full(text),
             AppendError::LargerThanQuota { .. } | AppendError::ValueTooLarge { .. } => {
                 Self::TooLarge(text)
             }

@@ -250,6 +250,7 @@ impl Group<'_> {
                 .get(stream)
                 .map_or(last + 1, |pending| pending.first);
             state.released = state.low;
+            self.plan.durable = true;
             return Ok(true);
         }
     }

@@ -173,3 +173,47 @@ fn copy_folder(from: &Path, to: &Path) {
         }
     }
 }
+
+#[tokio::test]
+async fn what_went_with_a_damaged_buffer_is_named_in_the_new_epoch() {
+    let dir = tempfile::tempdir().unwrap();
+    let streams = open_with(dir.path(), &[spec("a"), spec("b")]);
+    streams.append("a", batch(1..=40, 300)).await.unwrap();
+    streams.append("b", batch(1..=5, 300)).await.unwrap();
+    streams.release("a", streams.epoch(), 15).await;
+    streams.release("b", streams.epoch(), 5).await;
+    let epoch = streams.epoch();
+    streams.close();
+    drop(streams);
+    std::fs::write(dir.path().join("sled/conf"), b"segment_size: x\n........").unwrap();
+
+    let streams = open_with(dir.path(), &[spec("a"), spec("b")]);
+    assert_ne!(streams.epoch(), epoch);
+    let events = streams.events().waiting();
+    let told: Vec<_> = events
+        .iter()
+        .map(|event| (event.kind.as_str(), event.stream.as_deref()))
+        .collect();
+    assert_eq!(
+        told,
+        [("quarantine", None), ("gap", Some("a"))],
+        "nothing of b was lost"
+    );
+    assert!(events[1].text.contains("records 16 to 40 of epoch"));
+    assert_eq!(streams.buffer_health().quarantines, 1);
+    let (records, gaps) = everything(&streams, "a").await;
+    let gap = Gap {
+        last: 1,
+        reason: GapReason::Damaged,
+        lost: 25,
+    };
+    assert_eq!((records.len(), gaps), (0, vec![(1, gap)]));
+    let next = streams.append("a", batch(1..=1, 300)).await.unwrap();
+    assert_eq!(next.first_seq, 2);
+    streams.close();
+    drop(streams);
+
+    let streams = open_with(dir.path(), &[spec("a")]);
+    assert!(streams.events().waiting().is_empty(), "it is told once");
+    assert_eq!(everything(&streams, "a").await.1.len(), 1);
+}
