@@ -8,12 +8,14 @@
 //! <dir>/owner            process id of the user, for a readable error
 //! <dir>/ballast          freed to be able to open when the disk is full
 //! <dir>/quarantine-<ms>  what could not be opened; the newest two are kept
+//! <dir>/sled.next, .old  while the database is written anew
 //! ```
 //!
 //! sled 0.34 loses data at a power cut unless its use is kept narrow; the rules
 //! are in [`sled_store`]. Everything above this module sees [`FrameStore`] only.
 
 mod bounds;
+mod compact;
 #[cfg(test)]
 pub(crate) mod fault_store;
 mod open;
@@ -26,7 +28,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 pub(crate) use bounds::Bounds;
-pub(crate) use open::{Opened, open};
+pub(crate) use compact::{compact, is_worth_it as is_worth_compacting};
+pub(crate) use open::{Opened, open, open_as_it_is, quarantines};
 pub(crate) use space::Space;
 
 /// How the buffer uses its disk.

@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 use fleet_api::ids::NodeId;
 use fleet_api::token::JoinToken;
 
+use crate::buffer_command::BufferCommand;
 use crate::config::Overrides;
 use crate::serve::ServeArgs;
 
@@ -36,6 +37,9 @@ pub enum Command {
     Enroll(EnrollArgs),
     /// Check a configuration and print it with its defaults.
     CheckConfig(RunArgs),
+    /// Look into a buffer that no process uses, copy records out of it, save a damaged one.
+    #[command(subcommand)]
+    Buffer(BufferCommand),
 }
 
 /// Arguments of `run` and `check-config`.

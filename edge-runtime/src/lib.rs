@@ -33,6 +33,7 @@ pub mod replays;
 pub mod sources;
 
 mod buffer;
+pub mod buffer_command;
 pub mod events;
 pub mod streams;
 pub mod uplink;

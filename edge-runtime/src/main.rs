@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use clap::Parser as _;
 use edge_runtime::cli::{Cli, Command};
 use edge_runtime::config::Config;
-use edge_runtime::{app, data_dir::DataDir, identity, log, serve};
+use edge_runtime::{app, buffer_command, data_dir::DataDir, identity, log, serve};
 
 fn main() -> ExitCode {
     quiet_libraries();
@@ -40,6 +40,9 @@ async fn run(command: Command) -> anyhow::Result<()> {
             let node = identity::enroll(&data, &args.token, args.node).await?;
             println!("joined {} as {node}", args.token.url);
         }
+        Command::Buffer(command) => {
+            tokio::task::spawn_blocking(move || buffer_command::run(command)).await??;
+        }
         Command::CheckConfig(args) => {
             let config = Config::load(&args.config, args.overrides())?;
             print!("{}", toml::to_string_pretty(&config)?);
@@ -65,7 +68,7 @@ fn log_to_stderr(cli: &Cli) -> log::LogGuard {
         Command::Serve(_) if std::io::stderr().is_terminal() => {
             "error,edge_runtime::handlers::compile=info"
         }
-        Command::Serve(_) => "error",
+        Command::Serve(_) | Command::Buffer(_) => "error",
         // That crate's warnings are in a guest's hands, outside of its share of the log.
         _ => "info,wasmtime_wasi_http=error",
     };

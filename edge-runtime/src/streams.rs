@@ -20,6 +20,7 @@
 
 mod body;
 mod budget;
+mod catalog;
 mod error;
 mod figures;
 mod group;
@@ -50,10 +51,11 @@ pub use self::range::RecordRange;
 pub use self::rows::Row;
 pub use crate::buffer::{BufferConfig, BufferError};
 
+pub(crate) use self::catalog::{Catalog, CatalogStream};
 pub(crate) use self::marks::Mark;
 pub(crate) use self::notes::Notes;
 pub(crate) use self::range::RangeReader;
-pub(crate) use self::read::OutFrame;
+pub(crate) use self::read::{Found, OutFrame, look};
 pub(crate) use self::state::Outlook;
 
 use self::state::Shared;

@@ -1,5 +1,5 @@
 use anyhow::Result;
-use fleet_api::health::{Health, ModelHealth};
+use fleet_api::health::{BufferHealth, Health, ModelHealth};
 use fleet_api::ids::NodeId;
 use fleet_api::labels::Selector;
 use fleet_api::rest::{NodeDetail, NodeSummary};
@@ -164,6 +164,22 @@ fn process(health: &Health) -> String {
     );
     row("memory", bytes(health.rss_bytes));
     row("disk free", bytes(health.disk_free_bytes));
+    if let Some(buffer) = &health.buffer {
+        row("buffer", buffer_disk(buffer));
+        row(
+            "commits",
+            format!(
+                "p50 {}, p99 {}; opened in {}",
+                millis(buffer.commit_p50_us),
+                millis(buffer.commit_p99_us),
+                millis(buffer.open_ms * 1000),
+            ),
+        );
+        let alarms = buffer_alarms(buffer);
+        if !alarms.is_empty() {
+            row("alarm", alarms.join("; "));
+        }
+    }
     if !health.not_ready.is_empty() {
         row("not ready", health.not_ready.join("; "));
     }
@@ -181,6 +197,37 @@ fn process(health: &Health) -> String {
         ),
     );
     table.trim_fmt()
+}
+
+fn buffer_disk(buffer: &BufferHealth) -> String {
+    let ratio = match buffer.live_bytes {
+        0 => String::new(),
+        live => format!(
+            " for {} of records ({:.1} : 1)",
+            bytes(live),
+            buffer.disk_ratio
+        ),
+    };
+    let (disk, max) = (bytes(buffer.disk_bytes), bytes(buffer.max_bytes));
+    format!("{disk} of {max}{ratio}")
+}
+
+/// What is wrong with a buffer, in words.
+fn buffer_alarms(buffer: &BufferHealth) -> Vec<String> {
+    let mut alarms: Vec<String> = buffer.failed.iter().cloned().collect();
+    if buffer.blobs > 0 {
+        alarms.push(format!(
+            "{} values outside of the database's file",
+            buffer.blobs
+        ));
+    }
+    if buffer.quarantines > 0 {
+        alarms.push(format!(
+            "{} damaged databases are set aside on the node: `edge-runtime buffer salvage`",
+            buffer.quarantines
+        ));
+    }
+    alarms
 }
 
 fn handlers(health: &Health) -> String {
@@ -285,6 +332,7 @@ fn streams(node: &NodeDetail, health: &Health) -> String {
         "BUFFERED",
         "SIZE",
         "OLDEST",
+        "RETAINED",
         "EVICTED",
         "ACKNOWLEDGED",
         "ARCHIVED",
@@ -296,6 +344,7 @@ fn streams(node: &NodeDetail, health: &Health) -> String {
             s.depth.to_string(),
             bytes(s.bytes),
             s.oldest_age_ms.map_or_else(|| "-".to_owned(), span),
+            s.retained.to_string(),
             s.evicted.to_string(),
             s.acked_seq
                 .map_or_else(|| "-".to_owned(), |seq| format!("up to {seq}")),

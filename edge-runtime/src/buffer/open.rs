@@ -55,6 +55,7 @@ pub(crate) fn open(dir: &Path, config: &BufferConfig) -> Result<Opened, BufferEr
         .map_err(|e| BufferError::io("create the buffer's folder", dir, &e))?;
     let space = Space::prepare(dir, config)?;
     let path = dir.join("sled");
+    super::compact::recover(dir)?;
 
     let mut quarantined = None;
     if let Some(reason) = marked_reason(&path) {
@@ -86,8 +87,25 @@ pub(crate) fn open(dir: &Path, config: &BufferConfig) -> Result<Opened, BufferEr
     })
 }
 
+/// Opens the database `path` of the buffer in `dir` and changes nothing else; a damaged one
+/// stays where it is.
+///
+/// # Errors
+/// [`BufferError`], [`BufferError::Damaged`] included.
+pub(crate) fn open_as_it_is(
+    dir: &Path,
+    path: &Path,
+    config: &BufferConfig,
+) -> Result<Arc<dyn FrameStore>, BufferError> {
+    let store = open_store(dir, path, config)?.map_err(|reason| BufferError::Damaged {
+        path: path.to_owned(),
+        reason,
+    })?;
+    Ok(Arc::new(store.without_marks()))
+}
+
 /// Opens sled on a thread of its own; the inner error is damage.
-fn open_store(
+pub(super) fn open_store(
     dir: &Path,
     path: &Path,
     config: &BufferConfig,
@@ -209,6 +227,8 @@ fn quarantine(dir: &Path, path: &Path) -> Result<PathBuf, BufferError> {
     {
         return Err(BufferError::io("remove", mark(path), &error));
     }
+    // Tells what there was, for those who look for it.
+    let _ = std::fs::copy(dir.join("bounds.json"), target.join("bounds.json"));
     remove_old_quarantines(dir);
     Ok(target)
 }

@@ -32,6 +32,8 @@ pub(super) struct SledStore {
     db: sled::Db,
     data: File,
     path: PathBuf,
+    /// Whether a damaged database is set aside at the next start.
+    marks: bool,
     failed: OnceLock<String>,
 }
 
@@ -63,8 +65,40 @@ impl SledStore {
             db,
             data,
             path: path.to_owned(),
+            marks: true,
             failed: OnceLock::new(),
         })
+    }
+
+    /// The same store for people who look into it: damage has no consequences.
+    pub(super) fn without_marks(mut self) -> Self {
+        self.marks = false;
+        self
+    }
+
+    /// Copies everything into `other` and makes it durable there.
+    pub(super) fn copy_to(&self, other: &Self) -> Result<(), BufferError> {
+        let (mut batch, mut bytes) = (sled::Batch::default(), 0);
+        let mut entries = self.db.iter();
+        loop {
+            let entry = self.guarded(|| entries.next().transpose().map_err(text))?;
+            if let Some((key, value)) = &entry {
+                bytes += key.len() + value.len();
+                batch.insert(key, value);
+            }
+            if bytes >= SEGMENT_BYTES || entry.is_none() {
+                let full = std::mem::take(&mut batch);
+                bytes = 0;
+                other.guarded(|| {
+                    other.db.apply_batch(full).map_err(text)?;
+                    other.db.flush().map_err(text)?;
+                    other.data.sync_data().map_err(text)
+                })?;
+            }
+            if entry.is_none() {
+                return Ok(());
+            }
+        }
     }
 
     /// Runs a call into sled; a panic or an error makes the store unusable.
@@ -77,7 +111,9 @@ impl SledStore {
             Ok(Err(reason)) => reason,
             Err(panic) => {
                 let reason = panic_text(panic.as_ref());
-                super::open::mark_for_quarantine(&self.path, &reason);
+                if self.marks {
+                    super::open::mark_for_quarantine(&self.path, &reason);
+                }
                 reason
             }
         };

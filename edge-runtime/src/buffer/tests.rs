@@ -105,6 +105,85 @@ fn an_unfinished_snapshot_does_not_stop_it() {
     assert!(!left.exists());
 }
 
+fn numbered(store: &dyn FrameStore) -> Vec<u64> {
+    let mut found = Vec::new();
+    while let Some(next) = store.after(1, found.last().copied().unwrap_or(0)).unwrap() {
+        assert_eq!(next.bytes, vec![next.first as u8; 9_000]);
+        found.push(next.first);
+    }
+    found
+}
+
+#[test]
+fn a_database_written_anew_has_the_same_content_in_less_space() {
+    let dir = tempfile::tempdir().unwrap();
+    let opened = open(dir.path(), &config()).unwrap();
+    for first in 1..=600u64 {
+        put(opened.store.as_ref(), 1, first, vec![first as u8; 9_000]);
+        if first > 20 {
+            let changes = Changes {
+                remove: vec![(1, first - 20, 9_000)],
+                ..Changes::default()
+            };
+            opened.store.commit(&changes, Durability::Lazy).unwrap();
+        }
+    }
+    let (epoch, before) = (opened.epoch, opened.store.disk_bytes());
+    drop(opened);
+    let after = compact(dir.path(), &config()).unwrap();
+    assert!(after < before, "{after} of {before}");
+    let opened = open(dir.path(), &config()).unwrap();
+    assert_eq!(opened.epoch, epoch);
+    assert_eq!(
+        numbered(opened.store.as_ref()),
+        (581..=600).collect::<Vec<_>>()
+    );
+    assert!(!is_worth_compacting(60 << 20, 0));
+    assert!(!is_worth_compacting(800 << 20, 200 << 20));
+    assert!(is_worth_compacting(800 << 20, 80 << 20));
+}
+
+#[test]
+fn a_crash_while_the_database_is_written_anew_leaves_it_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let opened = open(dir.path(), &config()).unwrap();
+    put(opened.store.as_ref(), 1, 7, vec![7; 9_000]);
+    let epoch = opened.epoch;
+    drop(opened);
+    let whole = || {
+        let opened = open(dir.path(), &config()).unwrap();
+        assert_eq!(opened.epoch, epoch);
+        assert_eq!(numbered(opened.store.as_ref()), [7]);
+        drop(opened);
+        assert!(!at("sled.next").exists() && !at("sled.old").exists());
+    };
+    // While it is copied.
+    std::fs::create_dir(at("sled.next")).unwrap();
+    std::fs::write(at("sled.next/db"), b"half").unwrap();
+    whole();
+    // The old one is moved, the new one not yet.
+    copy_folder(&at("sled"), &at("sled.next"));
+    std::fs::rename(at("sled"), at("sled.old")).unwrap();
+    whole();
+    // Both are moved.
+    copy_folder(&at("sled"), &at("sled.old"));
+    whole();
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let target = to.join(path.file_name().unwrap());
+        if path.is_dir() {
+            copy_folder(&path, &target);
+        } else {
+            std::fs::copy(path, target).unwrap();
+        }
+    }
+}
+
 #[derive(Debug, Clone)]
 enum Action {
     Put(StreamId, u64, usize),

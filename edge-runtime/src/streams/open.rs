@@ -4,6 +4,7 @@ use std::sync::Arc;
 use fleet_api::event::EventKind;
 use fleet_api::frame::{Body, Gap, GapReason};
 
+use super::catalog::Catalog;
 use super::group::{GAP_BYTES, encode_gap};
 use super::read::{Found, look};
 use super::state::{
@@ -23,7 +24,32 @@ type Told = Vec<(EventKind, Option<String>, String)>;
 
 /// Opens the buffer.
 pub(super) fn open(dir: &Path, config: &BufferConfig) -> Result<Opened, BufferError> {
-    buffer::open(dir, config)
+    let opened = buffer::open(dir, config)?;
+    let before = opened.store.disk_bytes();
+    // Notes are few, unless handlers keep much.
+    let live = |store: &dyn FrameStore| -> Result<u64, BufferError> {
+        let streams = Catalog::read(store)?.streams;
+        let frames: u64 = streams.iter().map(|s| s.bytes + s.retained_bytes).sum();
+        let notes = store.notes(b"")?;
+        let notes: usize = notes.iter().map(|(key, note)| key.len() + note.len()).sum();
+        Ok(frames + notes as u64)
+    };
+    if !buffer::is_worth_compacting(before, 0) {
+        return Ok(opened);
+    }
+    match live(opened.store.as_ref()) {
+        Ok(live) if buffer::is_worth_compacting(before, live) => {}
+        _ => return Ok(opened),
+    }
+    let quarantined = opened.quarantined.clone();
+    drop(opened);
+    match buffer::compact(dir, config) {
+        Ok(after) => tracing::info!(before, after, "wrote the buffer's database anew"),
+        Err(error) => tracing::warn!(%error, "cannot write the buffer's database anew"),
+    }
+    let mut opened = buffer::open(dir, config)?;
+    opened.quarantined = quarantined.or(opened.quarantined);
+    Ok(opened)
 }
 
 /// Reads the streams' states; no frame but the oldest of each stream is read.

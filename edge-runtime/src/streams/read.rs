@@ -25,7 +25,7 @@ pub(crate) struct OutFrame {
 }
 
 /// What the store has at a sequence.
-pub(super) enum Found {
+pub(crate) enum Found {
     /// The intact frame that covers it.
     Frame(OutFrame),
     /// A frame that cannot be read.
@@ -39,7 +39,7 @@ pub(super) enum Found {
 }
 
 /// Looks up the frame that covers `seq`.
-pub(super) fn look(
+pub(crate) fn look(
     store: &dyn FrameStore,
     stream: &str,
     id: StreamId,

@@ -44,8 +44,7 @@ impl Group<'_> {
                 return Ok(false);
             }
             let place = place::at(self.store, stream, state.id, state.released, stored_next)?;
-            // Whatever a damaged place held, the receiver has it.
-            if place.body.is_some() && place.last > limit {
+            if place.last > limit {
                 return Ok(false);
             }
             let frame_bytes = place.frame_bytes as u64;
