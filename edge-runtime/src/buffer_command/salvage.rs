@@ -71,6 +71,10 @@ pub(super) fn run(args: &SalvageArgs, out: &mut dyn Write) -> Result<(), BufferC
         .into_iter()
         .filter_map(|dir| Bounds::load(dir))
         .collect::<Vec<_>>();
+    let unreadable = unreadable.or_else(|| {
+        let is_short = lost_its_tail(catalog.as_ref(), &bounds);
+        is_short.then(|| "it opens without its newest records".to_owned())
+    });
     let mut unknown = 0;
     if unreadable.is_some() {
         let names = names(args, catalog.as_ref(), &bounds);
@@ -152,6 +156,21 @@ fn names(args: &SalvageArgs, catalog: Option<&Catalog>, bounds: &[Bounds]) -> Ve
     all.into_iter().collect()
 }
 
+/// Whether a database has less than was noted beside it: it opens at a damaged place as if what
+/// follows had never been there.
+fn lost_its_tail(catalog: Option<&Catalog>, bounds: &[Bounds]) -> bool {
+    let Some(catalog) = catalog else {
+        return false;
+    };
+    let next = |name: &str| {
+        let stream = catalog.streams.iter().find(|stream| stream.name == name);
+        stream.map_or(1, |stream| stream.next)
+    };
+    let same = bounds.iter().filter(|bounds| bounds.epoch == catalog.epoch);
+    same.flat_map(|bounds| &bounds.next)
+        .any(|(name, noted)| *noted > next(name))
+}
+
 /// The sequences that the receiver did not have, as far as it is known.
 fn expected(
     stream: &str,
@@ -163,12 +182,17 @@ fn expected(
         .filter(|catalog| catalog.epoch == epoch)
         .and_then(|catalog| catalog.streams.iter().find(|s| s.name == stream))
         .map(|stream| (stream.acked + 1, stream.next - 1));
-    noted.or_else(|| {
-        let bounds = bounds.iter().find(|bounds| bounds.epoch == epoch)?;
-        let next = bounds.next.get(stream)?;
-        let acked = bounds.acked.get(stream).copied().unwrap_or(0);
-        Some((acked + 1, next - 1))
-    })
+    let bounded = bounds
+        .iter()
+        .filter(|bounds| bounds.epoch == epoch)
+        .filter_map(|bounds| {
+            let next = bounds.next.get(stream)?;
+            let acked = bounds.acked.get(stream).copied().unwrap_or(0);
+            Some((acked + 1, next - 1))
+        });
+    bounded
+        .chain(noted)
+        .reduce(|a, b| (a.0.max(b.0), a.1.max(b.1)))
 }
 
 fn save(
