@@ -23,7 +23,7 @@ pub(crate) struct ReplayArgs {
     /// The node whose records are run.
     pub(crate) node: NodeId,
     /// The stream whose records are run.
-    #[arg(long, value_name = "NAME", required_unless_present_any = ["list", "show", "cancel"])]
+    #[arg(long, value_name = "NAME", required_unless_present_any = ["list", "id", "cancel"])]
     stream: Option<StreamName>,
     /// First sequence.
     #[arg(long, value_name = "SEQ")]
@@ -53,7 +53,7 @@ pub(crate) struct ReplayArgs {
     #[arg(long, value_name = "NUMBER", default_value_t = 1e-6)]
     tolerance: f64,
     /// Differences to show.
-    #[arg(long = "show-examples", visible_alias = "examples", value_name = "N", default_value_t = 5,
+    #[arg(long = "show", visible_alias = "examples", value_name = "N", default_value_t = 5,
         value_parser = clap::value_parser!(u32).range(0..=20))]
     examples: u32,
     /// Begin with a copy of what the processor keeps in production, not with nothing.
@@ -72,11 +72,11 @@ pub(crate) struct ReplayArgs {
     #[arg(long)]
     no_wait: bool,
     /// List the node's replays.
-    #[arg(long, conflicts_with_all = ["show", "cancel", "stream"])]
+    #[arg(long, conflicts_with_all = ["id", "cancel", "stream"])]
     list: bool,
     /// Show a replay that was begun before.
     #[arg(long, value_name = "ID", conflicts_with_all = ["cancel", "stream"])]
-    show: Option<String>,
+    id: Option<String>,
     /// Take a replay back.
     #[arg(long, value_name = "ID", conflicts_with = "stream")]
     cancel: Option<String>,
@@ -96,7 +96,7 @@ pub(crate) async fn run(client: &Client, args: ReplayArgs, format: Format) -> Re
         }
         return output::emit(&format!("replay {id} is {}\n", status.report.state));
     }
-    let status = match (&args.show, request(&args)) {
+    let status = match (&args.id, request(&args)) {
         (Some(id), _) => client.get(&format!("{path}/{id}")).await?,
         (None, Some(request)) => {
             let status: ReplayStatus = client.post(&path, &request).await?;
