@@ -178,6 +178,9 @@ impl Writer {
 
     /// Plans what waits, commits it, answers.
     fn group(&mut self) {
+        // Asked before the specs are read: with those of no configuration, everything that was
+        // released, and what no processor seems to want, would be freed.
+        let may_free = self.shared.is_configured();
         let specs = self.shared.specs();
         self.budget
             .look(self.shared.store.disk_bytes(), live_bytes(&self.states));
@@ -334,7 +337,7 @@ impl Writer {
                 Command::Configured | Command::Close => {}
             }
         }
-        if failed.is_none() && self.shared.is_configured() {
+        if failed.is_none() && may_free {
             for stream in free {
                 match group.free(&stream) {
                     Ok(false) => {}
