@@ -16,6 +16,7 @@ mod report;
 mod soak;
 mod start;
 mod streams_processor;
+mod streams;
 mod swaps;
 mod wrk;
 
@@ -27,6 +28,7 @@ use crate::inference::InferenceArgs;
 use crate::report::Report;
 use crate::soak::SoakArgs;
 use crate::streams_processor::ProcessorsArgs;
+use crate::streams::{JobArgs, StreamsArgs};
 
 /// Measures the edge runtime and the control plane on this machine.
 #[derive(Debug, Parser)]
@@ -81,6 +83,11 @@ enum What {
     Ingest,
     /// Power cuts, kills, damage and failing calls, by the thousand.
     Soak(SoakArgs),
+    /// Device data: durable ingest beside other stores, over HTTP, and on its way out.
+    Streams(StreamsArgs),
+    /// Does one job on one store.
+    #[command(hide = true)]
+    StreamsJob(JobArgs),
 }
 
 #[tokio::main]
@@ -104,6 +111,8 @@ async fn main() -> Result<()> {
         What::Processors(args) => {
             streams_processor::measure(rounds, &args, &mut report).await?;
         }
+        What::StreamsJob(args) => return streams::run_job(args).await,
+        What::Streams(args) => streams::measure(rounds, &args, &mut report).await?,
         What::Ingest => ingest::measure(rounds, &mut report).await?,
         What::Summary => {
             memory::measure(rounds, &mut report).await?;
