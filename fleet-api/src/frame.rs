@@ -13,8 +13,13 @@
 //! evicted; it may overlap a part of what the receiver already has, so a
 //! receiver skips every sequence at or below its watermark.
 
+mod writer;
+
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
+
+pub use writer::FrameWriter;
+use writer::seal;
 
 /// The only version of the format so far.
 pub const VERSION: u8 = 1;
@@ -302,60 +307,28 @@ impl Frame {
     /// # Errors
     /// [`FrameError`] if it is empty, too large or its sequences are out of range.
     pub fn encode(&self, stream: &str) -> Result<Bytes, FrameError> {
-        let (kind, count, body_bytes) = match &self.body {
-            Body::Records(records) => {
-                if let Some(large) = records.iter().find(|r| r.value.len() > MAX_VALUE_BYTES) {
-                    return Err(FrameError::ValueTooLarge(large.value.len()));
-                }
-                let bytes: usize = records.iter().map(Record::encoded_bytes).sum();
-                (KIND_RECORDS, records.len(), bytes)
-            }
-            Body::Gap(_) => (KIND_GAP, 0, GAP_BODY_BYTES),
-        };
-        let total = HEADER_BYTES + body_bytes;
-        if total > MAX_FRAME_BYTES {
-            return Err(FrameError::TooLarge(total));
-        }
-        let in_range = match &self.body {
-            Body::Records(records) => {
-                !records.is_empty() && self.first.checked_add(records.len() as u64).is_some()
-            }
-            Body::Gap(gap) => gap.last >= self.first && gap.last < u64::MAX,
-        };
-        if self.first == 0 || self.epoch > MAX_EPOCH || !in_range {
-            return Err(FrameError::Range);
-        }
-
-        let mut out = BytesMut::with_capacity(total);
-        out.put_slice(&MAGIC);
-        out.put_u8(VERSION);
-        out.put_u8(kind);
-        out.put_u32(0);
-        out.put_u64(self.epoch);
-        out.put_u64(self.first);
-        out.put_u32(u32::try_from(count).map_err(|_| FrameError::Range)?);
-        out.put_u32(u32::try_from(body_bytes).map_err(|_| FrameError::TooLarge(total))?);
         match &self.body {
             Body::Records(records) => {
+                let mut frame = FrameWriter::new(self.epoch, self.first);
                 for record in records {
-                    out.put_u64(record.time_ms);
-                    out.put_u8(record.encoding as u8);
-                    out.put_u32(
-                        u32::try_from(record.value.len())
-                            .map_err(|_| FrameError::ValueTooLarge(record.value.len()))?,
-                    );
-                    out.put_slice(&record.value);
+                    frame.push(record)?;
                 }
+                frame.finish(stream)
             }
             Body::Gap(gap) => {
-                out.put_u64(gap.last);
-                out.put_u8(gap.reason as u8);
-                out.put_u64(gap.lost);
+                let in_range = gap.last >= self.first && gap.last < u64::MAX;
+                if self.first == 0 || self.epoch > MAX_EPOCH || !in_range {
+                    return Err(FrameError::Range);
+                }
+                let mut bytes = BytesMut::with_capacity(HEADER_BYTES + GAP_BODY_BYTES);
+                bytes.put_bytes(0, HEADER_BYTES);
+                bytes.put_u64(gap.last);
+                bytes.put_u8(gap.reason as u8);
+                bytes.put_u64(gap.lost);
+                let places = [self.epoch, self.first];
+                Ok(seal(bytes, stream, KIND_GAP, places, 0, GAP_BODY_BYTES))
             }
         }
-        let crc = checksum(stream, &out);
-        out[4..8].copy_from_slice(&crc.to_be_bytes());
-        Ok(out.freeze())
     }
 
     /// Reads a frame of `stream`; the values share `bytes`' memory.

@@ -10,7 +10,7 @@ use edge_runtime::streams::{BufferConfig, NewRecord, Streams};
 use fleet_api::desired::StreamSpec;
 use fleet_api::frame::Encoding;
 use fleet_api::ids::StreamName;
-use fleet_api::units::ByteSize;
+use fleet_api::units::{ByteSize, Span};
 use tokio::runtime::Handle;
 
 use super::job::Store;
@@ -58,6 +58,7 @@ impl Ours {
         let streams = Streams::open(dir, config)?;
         let mut spec = StreamSpec::named(StreamName::new(STREAM)?);
         spec.quota = ByteSize(4 << 30);
+        spec.keep = Span::from_ms(0);
         streams.configure(&[spec]);
         Ok(Self { streams, runtime })
     }
@@ -73,7 +74,11 @@ impl Store for Ours {
             let streams = &self.streams;
             let appended = streams.append(STREAM, records).await?;
             if !old.is_empty() {
-                streams.release(STREAM, appended.epoch, old.end - 1).await;
+                // The uplink does not wait for this either.
+                let streams = streams.clone();
+                tokio::spawn(async move {
+                    streams.release(STREAM, appended.epoch, old.end - 1).await;
+                });
             }
             Ok(())
         })

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use fleet_api::deployment::OnFull;
 use fleet_api::desired::StreamSpec;
-use fleet_api::frame::{Body, Frame, Gap, GapReason, HEADER_BYTES, Header, Record};
+use fleet_api::frame::{Body, Frame, FrameWriter, Gap, GapReason, HEADER_BYTES, Header, Record};
 
 use super::notes::Notes;
 use super::state::{Cursors, States, StreamState, cursor_note, stream_note};
@@ -74,7 +74,7 @@ pub(super) struct Planned {
 /// Records that are packed into frames.
 struct Packer {
     first: u64,
-    frames: Vec<Vec<Record>>,
+    frames: Vec<FrameWriter>,
     open_bytes: usize,
 }
 
@@ -270,19 +270,12 @@ impl<'a> Group<'a> {
             let Some(state) = self.states.get(&stream) else {
                 continue;
             };
-            let mut first = packer.first;
-            for records in packer.frames {
-                let count = records.len() as u64;
-                let frame = Frame {
-                    epoch: self.epoch,
-                    first,
-                    body: Body::Records(records),
-                };
+            for frame in packer.frames {
+                let first = frame.first();
                 let bytes = frame
-                    .encode(&stream)
-                    .expect("records are checked and packed below the limits");
+                    .finish(&stream)
+                    .expect("a packer's frames have records");
                 plan.changes.put.push((state.id, first, bytes));
-                first += count;
             }
         }
         for stream in &plan.touched {
@@ -376,8 +369,8 @@ impl<'a> Group<'a> {
             });
         let first_seq = state.next;
         let bytes = packed_bytes(packer.open_bytes, records);
-        for record in records {
-            packer.push(record.clone());
+        for (record, seq) in records.iter().zip(first_seq..) {
+            packer.push(record, self.epoch, seq);
         }
         state.bytes += bytes;
         state.records += records.len() as u64;
@@ -393,13 +386,16 @@ impl<'a> Group<'a> {
 }
 
 impl Packer {
-    fn push(&mut self, record: Record) {
+    fn push(&mut self, record: &Record, epoch: u64, seq: u64) {
         let (added, open) = packed_one(self.open_bytes, record.encoded_bytes());
         self.open_bytes = open;
-        match self.frames.last_mut() {
-            Some(frame) if added < open => frame.push(record),
-            _ => self.frames.push(vec![record]),
+        if added == open {
+            self.frames.push(FrameWriter::new(epoch, seq));
         }
+        let frame = self.frames.last_mut().expect("the first record opens one");
+        frame
+            .push(record)
+            .expect("records are checked and packed below the limits");
     }
 }
 
