@@ -15,8 +15,8 @@ mod quiet;
 mod report;
 mod soak;
 mod start;
-mod streams_processor;
 mod streams;
+mod streams_processor;
 mod swaps;
 mod wrk;
 
@@ -27,8 +27,8 @@ use crate::handlers::HandlersArgs;
 use crate::inference::InferenceArgs;
 use crate::report::Report;
 use crate::soak::SoakArgs;
-use crate::streams_processor::ProcessorsArgs;
 use crate::streams::{JobArgs, StreamsArgs};
+use crate::streams_processor::ProcessorsArgs;
 
 /// Measures the edge runtime and the control plane on this machine.
 #[derive(Debug, Parser)]
