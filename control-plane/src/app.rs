@@ -18,14 +18,14 @@ use tokio_util::sync::CancellationToken;
 use crate::archive::{Archive, ArchiveError};
 use crate::authority::{Authority, AuthorityError};
 use crate::broker::{Broker, Outlets};
-use crate::config::Config;
+use crate::config::{Config, ConfigError, ExternalBroker};
 use crate::data_dir::{DataDir, DataDirError};
 use crate::fleet::{FleetHandle, IngestTask, ReconcileTask, Store, StoreError};
 use crate::http::{Api, HttpTask, Transport};
 use crate::members::Members;
 use crate::registry::Registry;
 use crate::secret::{TokenDigest, random_token, write_durably};
-use crate::tls::{Tls, TlsError};
+use crate::tls::{self, Tls, TlsError};
 
 /// Connections get this long to finish after the signal to stop.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -49,6 +49,9 @@ pub enum AppError {
     /// There is no TLS.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The configuration does not fit.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// A socket is taken or forbidden.
     #[error(
         "listen on {address} for {what}: {source}; is another process there? Give another address with {flag}"
@@ -126,7 +129,10 @@ impl App {
     async fn open(config: Config) -> Result<Self, AppError> {
         let started = Instant::now();
         let listener = listen(config.listen, "HTTPS", "--listen").await?;
-        let mqtt = listen(config.mqtt_listen, "MQTT", "--mqtt-listen").await?;
+        let mqtt = match config.broker.external {
+            Some(_) => None,
+            None => Some(listen(config.mqtt_listen, "MQTT", "--mqtt-listen").await?),
+        };
         let plain = match config.registry_http_listen {
             Some(at) => Some(listen(at, "the registry", "--registry-http-listen").await?),
             None => None,
@@ -151,7 +157,15 @@ impl App {
         let (messages, message_inbox) = mpsc::channel(MESSAGES);
         let (frames, frame_inbox) = mpsc::channel(FRAMES);
         let outlets = Outlets { messages, frames };
-        let (broker, nodes) = Broker::new(mqtt, &tls, &config.limits, members.clone(), outlets);
+        let limits = &config.limits;
+        let (broker, nodes) = match (mqtt, &config.broker.external) {
+            (_, Some(external)) => {
+                let other = external_broker(external, &authority)?;
+                Broker::external(other, limits, members.clone(), outlets)
+            }
+            (Some(mqtt), None) => Broker::embedded(mqtt, &tls, limits, members.clone(), outlets),
+            (None, None) => unreachable!("without another broker, a socket is bound for ours"),
+        };
         let archive = Archive::open(
             Arc::clone(&objects),
             &config.archive,
@@ -312,6 +326,52 @@ fn admin_token(data: &DataDir) -> Result<TokenDigest, AppError> {
     Ok(TokenDigest::of(&token))
 }
 
+/// The broker that the configuration names.
+fn external_broker(
+    external: &ExternalBroker,
+    authority: &Authority,
+) -> Result<fleet_mqtt::Broker, AppError> {
+    let at: fleet_mqtt::Address = external.url.parse().map_err(|_| ConfigError::Value {
+        key: "broker.external.url",
+        rule: "must be mqtt://HOST:PORT, or mqtts://HOST:PORT for TLS",
+    })?;
+    let credentials = match &external.username {
+        None => None,
+        Some(username) => {
+            let password = match &external.password_file {
+                None => String::new(),
+                Some(path) => {
+                    let text = std::fs::read_to_string(path);
+                    text.map_err(|source| ConfigError::Read {
+                        path: path.clone(),
+                        source,
+                    })?
+                }
+            };
+            Some(fleet_mqtt::Credentials {
+                username: username.clone(),
+                password: password.trim_end_matches(['\r', '\n']).to_owned(),
+            })
+        }
+    };
+    let identity = external.certificate.as_deref().zip(external.key.as_deref());
+    let tls = if at.tls {
+        Some(tls::of_client(authority, external.ca.as_deref(), identity)?)
+    } else {
+        None
+    };
+    Ok(fleet_mqtt::Broker {
+        host: at.host,
+        port: at.port,
+        tls,
+        protocol: external
+            .protocol
+            .as_deref()
+            .and_then(|text| text.parse().ok()),
+        credentials,
+    })
+}
+
 fn endpoint(
     config: &Config,
     https: &TcpListener,
@@ -328,10 +388,11 @@ fn endpoint(
         Some(listener) => Some(format!("http://{}", listener.local_addr()?)),
         None => None,
     };
+    let (mqtt_host, mqtt_port) = broker.place(&host)?;
     Ok(Endpoint {
         url: format!("https://{in_url}:{}", https.local_addr()?.port()),
-        mqtt_host: host,
-        mqtt_port: broker.address()?.port(),
+        mqtt_host,
+        mqtt_port,
         registry_http,
         pid: std::process::id(),
     })

@@ -85,6 +85,21 @@ impl Authority {
         &self,
         names: Vec<String>,
     ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), AuthorityError> {
+        self.own_certificate(names, ExtendedKeyUsagePurpose::ServerAuth)
+    }
+
+    /// A certificate and key by which this process shows another that it is the control plane.
+    pub(crate) fn client_certificate(
+        &self,
+    ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), AuthorityError> {
+        self.own_certificate(Vec::new(), ExtendedKeyUsagePurpose::ClientAuth)
+    }
+
+    fn own_certificate(
+        &self,
+        names: Vec<String>,
+        purpose: ExtendedKeyUsagePurpose,
+    ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), AuthorityError> {
         let key = KeyPair::generate().map_err(AuthorityError::Make)?;
         let mut params = CertificateParams::new(names).map_err(AuthorityError::Make)?;
         common(
@@ -92,7 +107,7 @@ impl Authority {
             "control-plane",
             SignedDuration::from_hours(24 * 730),
         );
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.extended_key_usages = vec![purpose];
         let certificate = params
             .signed_by(&key, &self.issuer)
             .map_err(AuthorityError::Make)?;

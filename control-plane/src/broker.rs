@@ -12,9 +12,9 @@
 
 mod access;
 mod connection;
+mod external;
 mod routers;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,6 +31,7 @@ use crate::config::LimitsConfig;
 use crate::members::Members;
 use crate::tls::Tls;
 use connection::Shared;
+use external::{Desk, External};
 use routers::Routers;
 
 /// Something that a node has published, other than device data.
@@ -56,8 +57,16 @@ pub(crate) struct Outlets {
     pub(crate) frames: mpsc::Sender<NodeFrame>,
 }
 
-/// The broker's task.
-pub(crate) struct Broker {
+/// The way to the nodes: a broker of our own, or a connection to another.
+pub(crate) enum Broker {
+    /// Ours.
+    Embedded(Box<Embedded>),
+    /// Another.
+    External(Box<External>),
+}
+
+/// The task of the broker within this process.
+pub(crate) struct Embedded {
     listener: TcpListener,
     shared: Arc<Shared>,
     permits: Arc<Semaphore>,
@@ -67,13 +76,19 @@ pub(crate) struct Broker {
 /// Speaks to nodes through the broker.
 #[derive(Clone)]
 pub(crate) struct BrokerHandle {
-    routers: Routers,
+    way: Way,
     members: Members,
+}
+
+#[derive(Clone)]
+enum Way {
+    Embedded(Routers),
+    External(Desk),
 }
 
 impl Broker {
     /// A broker on a bound socket.
-    pub(crate) fn new(
+    pub(crate) fn embedded(
         listener: TcpListener,
         tls: &Tls,
         limits: &LimitsConfig,
@@ -82,20 +97,53 @@ impl Broker {
     ) -> (Self, BrokerHandle) {
         let (routers, wills) = Routers::new(limits.mqtt_packet.as_usize());
         let handle = BrokerHandle {
-            routers: routers.clone(),
+            way: Way::Embedded(routers.clone()),
             members: members.clone(),
         };
-        let broker = Self {
+        let broker = Embedded {
             listener,
             shared: Arc::new(Shared::new(tls, limits, members, routers, outlets)),
             permits: Arc::new(Semaphore::new(limits.mqtt_connections)),
             wills,
         };
-        (broker, handle)
+        (Self::Embedded(Box::new(broker)), handle)
     }
 
-    /// Serves until `stop`; then says goodbye to the clients, for at most five seconds.
-    pub(crate) async fn run(mut self, stop: CancellationToken) {
+    /// A connection to a broker that is not ours.
+    pub(crate) fn external(
+        broker: fleet_mqtt::Broker,
+        limits: &LimitsConfig,
+        members: Members,
+        outlets: Outlets,
+    ) -> (Self, BrokerHandle) {
+        let largest = limits.mqtt_packet.as_usize();
+        let (external, desk) = External::new(broker, largest, members.clone(), outlets);
+        let way = Way::External(desk);
+        (
+            Self::External(Box::new(external)),
+            BrokerHandle { way, members },
+        )
+    }
+
+    /// Works until `stop`; then says goodbye, for at most five seconds.
+    pub(crate) async fn run(self, stop: CancellationToken) {
+        match self {
+            Self::Embedded(broker) => broker.run(stop).await,
+            Self::External(connection) => connection.run(stop).await,
+        }
+    }
+
+    /// Host and port for nodes; `host` is the one of this process.
+    pub(crate) fn place(&self, host: &str) -> std::io::Result<(String, u16)> {
+        Ok(match self {
+            Self::Embedded(broker) => (host.to_owned(), broker.listener.local_addr()?.port()),
+            Self::External(other) => (other.broker.host.clone(), other.broker.port),
+        })
+    }
+}
+
+impl Embedded {
+    async fn run(mut self, stop: CancellationToken) {
         let (goodbye, _) = broadcast::channel(1);
         let mut connections = JoinSet::new();
         loop {
@@ -128,11 +176,6 @@ impl Broker {
         let all = async { while connections.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(Duration::from_secs(5), all).await;
     }
-
-    /// Where it listens.
-    pub(crate) fn address(&self) -> std::io::Result<SocketAddr> {
-        self.listener.local_addr()
-    }
 }
 
 impl BrokerHandle {
@@ -145,17 +188,26 @@ impl BrokerHandle {
         payload: Vec<u8>,
     ) {
         if self.members.contains(node) {
-            self.routers.publish_retained(node, topic, payload).await;
+            match &self.way {
+                Way::Embedded(routers) => routers.publish_retained(node, topic, payload).await,
+                Way::External(desk) => desk.put(node, topic, payload),
+            }
         }
     }
 
     /// Ends a node's connections and forgets its documents.
     pub(crate) fn forget(&self, node: &NodeId) {
-        self.routers.forget(node);
+        match &self.way {
+            Way::Embedded(routers) => routers.forget(node),
+            Way::External(desk) => desk.forget(node),
+        }
     }
 
     /// How many connections stand.
     pub(crate) fn connections(&self) -> usize {
-        self.routers.connections()
+        match &self.way {
+            Way::Embedded(routers) => routers.connections(),
+            Way::External(desk) => usize::from(desk.connected()),
+        }
     }
 }

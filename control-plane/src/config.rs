@@ -22,12 +22,48 @@ pub struct Config {
     /// Loopback address for the registry over plain HTTP. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub registry_http_listen: Option<SocketAddr>,
+    /// The MQTT broker.
+    pub broker: BrokerConfig,
     /// Bounds on what clients may use.
     pub limits: LimitsConfig,
     /// How device data is written.
     pub archive: ArchiveConfig,
     /// Certificates that the CA issues.
     pub certificates: CertificatesConfig,
+}
+
+/// The MQTT broker.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BrokerConfig {
+    /// A broker to use instead of the one in this process. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub external: Option<ExternalBroker>,
+}
+
+/// A broker that is not part of this process.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ExternalBroker {
+    /// `mqtt://HOST:PORT` or `mqtts://HOST:PORT`; nodes that join are told host and port.
+    pub url: String,
+    /// `5` or `3.1.1`. Default: 5, and 3.1.1 with a broker that refuses 5.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<String>,
+    /// Name to log in with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub username: Option<String>,
+    /// File with the password to that name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password_file: Option<PathBuf>,
+    /// File with the CA that the broker's certificate must come from. Default: the fleet's CA.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<PathBuf>,
+    /// File with the certificate to show. Default: one of the fleet's CA for `control-plane`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<PathBuf>,
+    /// File with the key of that certificate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<PathBuf>,
 }
 
 /// Bounds on what clients may use.
@@ -102,6 +138,7 @@ impl Default for Config {
             mqtt_listen: (Ipv4Addr::LOCALHOST, 8883).into(),
             public_host: None,
             registry_http_listen: None,
+            broker: BrokerConfig::default(),
             limits: LimitsConfig::default(),
             archive: ArchiveConfig::default(),
             certificates: CertificatesConfig::default(),
@@ -173,6 +210,24 @@ impl Config {
                 "registry_http_listen",
                 "must be a loopback address: it has no TLS",
             );
+        }
+        if let Some(external) = &self.broker.external {
+            if external.url.parse::<fleet_mqtt::Address>().is_err() {
+                return value(
+                    "broker.external.url",
+                    "must be mqtt://HOST:PORT, or mqtts://HOST:PORT for TLS",
+                );
+            }
+            let protocol = external.protocol.as_deref();
+            if protocol.is_some_and(|text| text.parse::<fleet_mqtt::Protocol>().is_err()) {
+                return value("broker.external.protocol", "must be \"5\" or \"3.1.1\"");
+            }
+            if external.certificate.is_some() != external.key.is_some() {
+                return value("broker.external.key", "must be given with its certificate");
+            }
+            if external.password_file.is_some() && external.username.is_none() {
+                return value("broker.external.username", "must be given with a password");
+            }
         }
         if self.limits.connections == 0 || self.limits.mqtt_connections == 0 {
             return value("limits.connections", "must be at least 1");

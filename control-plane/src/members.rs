@@ -30,6 +30,12 @@ impl Members {
         members.contains_key(node)
     }
 
+    /// All members.
+    pub(crate) fn all(&self) -> Vec<NodeId> {
+        let members = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        members.keys().cloned().collect()
+    }
+
     /// The member that holds the certificate a TLS client has shown and proved.
     pub(crate) fn holder(&self, shown: Option<&[CertificateDer<'_>]>) -> Option<NodeId> {
         let certificate = shown?.first()?;

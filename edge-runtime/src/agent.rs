@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use fleet_api::desired::{Desired, Envelope};
+use fleet_api::event;
 use fleet_api::ids::NodeId;
 use fleet_api::reported::{ArtifactState, Outcome, Phase, Reported};
 use tokio::sync::{mpsc, watch};
@@ -140,6 +141,8 @@ impl AgentTask {
     /// Brings back what served before the stop, from disk alone.
     pub async fn restore(&mut self) {
         let Some(serving) = self.ledger.serving().cloned() else {
+            // Nothing is deployed yet, but a node can tell what happens to it from the start.
+            self.workload.streams.configure(&[event::stream()]);
             return;
         };
         let (running, broken) = self

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use fleet_api::event::{self, EventKind};
+use fleet_api::event::EventKind;
 use fleet_api::presence::{Capabilities, Presence};
+use fleet_mqtt::{Broker, Credentials};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -36,6 +37,7 @@ use crate::uplink::{self, UplinkConfig, UplinkHandle};
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let data = DataDir::open(&config.data_dir)?;
     let identity = Identity::load(&data.identity())?;
+    let broker = broker(&config, &identity)?;
     let mut gateway = Gateway::bind(config.listen).await?;
     if let Some(tls) = &config.tls {
         gateway = gateway.with_tls(tls)?;
@@ -65,7 +67,6 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let streams = tokio::task::spawn_blocking(move || Streams::open(&folder, buffer))
         .await
         .context("open the buffer")??;
-    streams.configure(&[event::stream()]);
     let version = env!("CARGO_PKG_VERSION");
     let started = format!("edge-runtime {version} has started");
     streams.events().note(EventKind::Start, None, started);
@@ -123,6 +124,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     ));
     let control = Control {
         identity: identity.clone(),
+        broker: broker.clone(),
         agent: handle.clone(),
         replays: replays_handle,
         health: health.clone(),
@@ -166,7 +168,12 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         stop.clone(),
     ));
     tasks.spawn(uplink::run(
-        uplink_config(&identity),
+        UplinkConfig {
+            node: identity.node.clone(),
+            broker,
+            rate: config.uplink.bytes_per_s,
+            window: config.uplink.window.as_usize(),
+        },
         streams.clone(),
         uplink,
         stop.clone(),
@@ -250,13 +257,40 @@ fn buffer_config(config: &Config) -> BufferConfig {
     }
 }
 
-fn uplink_config(identity: &Identity) -> UplinkConfig {
-    UplinkConfig {
-        node: identity.node.clone(),
-        host: identity.mqtt_host.clone(),
-        port: identity.mqtt_port,
-        tls: Some(identity.tls.clone()),
-    }
+/// The broker that is configured, else the control plane's.
+fn broker(config: &Config, identity: &Identity) -> anyhow::Result<Broker> {
+    let uplink = &config.uplink;
+    let credentials = match &uplink.username {
+        None => None,
+        Some(username) => {
+            let password = match &uplink.password_file {
+                None => String::new(),
+                Some(file) => std::fs::read_to_string(file)
+                    .with_context(|| format!("read uplink.password_file {}", file.display()))?,
+            };
+            Some(Credentials {
+                username: username.clone(),
+                password: password.trim_end_matches(['\r', '\n']).to_owned(),
+            })
+        }
+    };
+    let tls = match &uplink.ca {
+        Some(ca) => identity
+            .tls_trusting(ca)
+            .with_context(|| format!("use uplink.ca {}", ca.display()))?,
+        None => identity.tls.clone(),
+    };
+    let (host, port, tls) = match &uplink.broker {
+        Some(at) => (at.host.clone(), at.port, at.tls.then_some(tls)),
+        None => (identity.mqtt_host.clone(), identity.mqtt_port, Some(tls)),
+    };
+    Ok(Broker {
+        host,
+        port,
+        tls,
+        protocol: uplink.protocol,
+        credentials,
+    })
 }
 
 fn birth(config: &Config, identity: &Identity, models: &Models, gateway: &Gateway) -> Presence {

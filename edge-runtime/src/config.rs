@@ -7,10 +7,12 @@ use std::path::{Path, PathBuf};
 use fleet_api::labels::Labels;
 use fleet_api::strict::{self, StrictError};
 use fleet_api::units::{ByteSize, Span};
+use fleet_mqtt::{Address, Protocol};
 use serde::{Deserialize, Serialize};
 
 use crate::gateway::TlsFiles;
 use crate::handlers::half_of_memory;
+use crate::uplink::UplinkConfig;
 
 /// The checked configuration of a node.
 #[derive(Debug, Clone, Serialize)]
@@ -42,6 +44,8 @@ pub struct Config {
     pub models: ModelsSection,
     /// The buffer.
     pub buffer: BufferSection,
+    /// The way to the broker.
+    pub uplink: UplinkSection,
 }
 
 /// `[grpc]`
@@ -84,6 +88,44 @@ pub struct BufferSection {
     pub ballast: ByteSize,
 }
 
+/// `[uplink]`
+#[derive(Debug, Clone, Serialize)]
+pub struct UplinkSection {
+    /// `mqtt://HOST:PORT` or `mqtts://HOST:PORT`. Default: the control plane's broker over TLS.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "as_text")]
+    pub broker: Option<Address>,
+    /// `5` or `3.1.1`. Default: 5, and 3.1.1 with a broker that refuses 5.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "as_text")]
+    pub protocol: Option<Protocol>,
+    /// Name to log in with, beside the node's certificate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub username: Option<String>,
+    /// File with the password to that name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub password_file: Option<PathBuf>,
+    /// File with the CA's certificate that the broker's must come from. Default: the control plane's CA.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca: Option<PathBuf>,
+    /// Bytes of device data a second at most, such as `2MiB/s`. Default: no bound.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate: Option<String>,
+    /// The same as a number.
+    #[serde(skip)]
+    pub bytes_per_s: Option<u64>,
+    /// Bytes of device data in flight at most. Default 1MiB.
+    pub window: ByteSize,
+}
+
+fn as_text<T: std::fmt::Display, S: serde::Serializer>(
+    value: &Option<T>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match value {
+        Some(value) => serializer.collect_str(value),
+        None => serializer.serialize_none(),
+    }
+}
+
 /// Why the configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -107,6 +149,16 @@ pub enum ConfigError {
         value: String,
         /// What it should be.
         expected: &'static str,
+    },
+    /// A value makes no sense.
+    #[error("{key} in {path} {rule}")]
+    Value {
+        /// The main file.
+        path: PathBuf,
+        /// The key.
+        key: &'static str,
+        /// What it must be.
+        rule: String,
     },
     /// The data folder is not given anywhere.
     #[error("data_dir is not set: give it in {path}, in EDGE_RUNTIME_DATA_DIR or by --data-dir")]
@@ -142,6 +194,89 @@ struct RawConfig {
     handlers: RawHandlers,
     models: RawModels,
     buffer: RawBuffer,
+    uplink: RawUplink,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct RawUplink {
+    broker: Option<String>,
+    protocol: Option<String>,
+    username: Option<String>,
+    password_file: Option<PathBuf>,
+    ca: Option<PathBuf>,
+    rate: Option<String>,
+    window: Option<ByteSize>,
+}
+
+impl RawUplink {
+    fn then(self, later: Self) -> Self {
+        Self {
+            broker: later.broker.or(self.broker),
+            protocol: later.protocol.or(self.protocol),
+            username: later.username.or(self.username),
+            password_file: later.password_file.or(self.password_file),
+            ca: later.ca.or(self.ca),
+            rate: later.rate.or(self.rate),
+            window: later.window.or(self.window),
+        }
+    }
+
+    fn check(self, path: &Path) -> Result<UplinkSection, ConfigError> {
+        let wrong = |key, rule: String| ConfigError::Value {
+            path: path.to_owned(),
+            key,
+            rule,
+        };
+        let broker: Option<Address> = self.broker.map(|text| text.parse()).transpose().map_err(
+            |e: fleet_mqtt::AddressError| wrong("uplink.broker", format!("is wrong: {e}")),
+        )?;
+        let protocol = self.protocol.map(|text| text.parse()).transpose();
+        let protocol =
+            protocol.map_err(|rule| wrong("uplink.protocol", format!("must be {rule}")))?;
+        let bytes_per_s = match &self.rate {
+            None => None,
+            Some(text) => {
+                let bytes = text.strip_suffix("/s").and_then(|bytes| bytes.parse().ok());
+                let bytes = bytes.filter(|ByteSize(bytes)| *bytes > 0).ok_or_else(|| {
+                    wrong(
+                        "uplink.rate",
+                        "must be bytes a second, such as 2MiB/s".to_owned(),
+                    )
+                })?;
+                Some(bytes.0)
+            }
+        };
+        if self.password_file.is_some() && self.username.is_none() {
+            return Err(wrong(
+                "uplink.password_file",
+                "needs uplink.username beside it".to_owned(),
+            ));
+        }
+        if self.ca.is_some() && broker.as_ref().is_some_and(|broker| !broker.tls) {
+            return Err(wrong(
+                "uplink.ca",
+                "needs a broker at mqtts://: mqtt:// has no TLS".to_owned(),
+            ));
+        }
+        let window = self.window.unwrap_or(ByteSize(UplinkConfig::WINDOW as u64));
+        if !(16 << 10..=64 << 20).contains(&window.0) {
+            return Err(wrong(
+                "uplink.window",
+                "must lie between 16KiB and 64MiB".to_owned(),
+            ));
+        }
+        Ok(UplinkSection {
+            broker,
+            protocol,
+            username: self.username,
+            password_file: self.password_file,
+            ca: self.ca,
+            rate: self.rate,
+            bytes_per_s,
+            window,
+        })
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -203,6 +338,7 @@ impl RawConfig {
                 min_free: later.buffer.min_free.or(self.buffer.min_free),
                 ballast: later.buffer.ballast.or(self.buffer.ballast),
             },
+            uplink: self.uplink.then(later.uplink),
         }
     }
 
@@ -240,6 +376,7 @@ impl RawConfig {
                 min_free: self.buffer.min_free.unwrap_or(ByteSize(64 << 20)),
                 ballast: self.buffer.ballast.unwrap_or(ByteSize(32 << 20)),
             },
+            uplink: self.uplink.check(path)?,
         })
     }
 }
@@ -376,6 +513,31 @@ mod tests {
             .to_string();
         assert!(error.contains("line 1: data_dri"), "{error}");
         assert!(error.contains("line 3: buffer.qouta"), "{error}");
+    }
+
+    #[test]
+    fn the_uplink_says_what_is_wrong_with_it() {
+        let load = |uplink: &str| {
+            let text = format!("data_dir = \"/a\"\n[uplink]\n{uplink}\n");
+            let folder = folder(&[("node.toml", &text)]);
+            Config::load(&folder.path().join("node.toml"), Overrides::default())
+        };
+        let good =
+            load("broker = \"mqtts://b\"\nrate = \"2MiB/s\"\nprotocol = \"3.1.1\"\nca = \"/ca\"");
+        let uplink = good.expect("valid").uplink;
+        assert_eq!(uplink.bytes_per_s, Some(2 << 20));
+        assert_eq!(uplink.broker.map(|b| b.port), Some(8883));
+        for (text, words) in [
+            ("broker = \"b:1883\"", "mqtts://HOST:PORT"),
+            ("protocol = \"4\"", "\"3.1.1\""),
+            ("rate = \"2MiB\"", "2MiB/s"),
+            ("password_file = \"/p\"", "uplink.username"),
+            ("ca = \"/ca\"\nbroker = \"mqtt://b\"", "no TLS"),
+            ("window = \"1KiB\"", "between 16KiB"),
+        ] {
+            let error = load(text).expect_err(text).to_string();
+            assert!(error.contains(words), "{error}");
+        }
     }
 
     #[test]

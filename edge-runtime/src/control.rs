@@ -9,10 +9,7 @@ use fleet_api::desired::Envelope;
 use fleet_api::ids::NodeId;
 use fleet_api::presence::Presence;
 use fleet_api::topic::NodeTopic;
-use rumqttc::v5::mqttbytes::QoS;
-use rumqttc::v5::mqttbytes::v5::{LastWill, Packet, SubscribeReasonCode};
-use rumqttc::v5::{AsyncClient, Event, EventLoop, MqttOptions};
-use rumqttc::{TlsConfiguration, Transport};
+use fleet_mqtt::{Broker, Client, Connected, Event, Refusal, Session, Will};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -31,6 +28,7 @@ pub use poll::poll;
 /// Largest packet either way; a desired state that is larger comes over HTTPS.
 const PACKET_BYTES: u32 = 256 << 10;
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+const CONNECT: Duration = Duration::from_secs(5);
 /// rumqttc's v5 loop has no time limit of its own on a peer that stops reading.
 const SILENCE: Duration = Duration::from_secs(32);
 /// Shortest and longest wait before a new connection.
@@ -43,6 +41,8 @@ const REPEAT_EVERY: Duration = Duration::from_secs(300);
 pub struct Control {
     /// Who the node is.
     pub identity: Identity,
+    /// The broker.
+    pub broker: Broker,
     /// Takes the desired state, gives the reported one.
     pub agent: AgentHandle,
     /// Takes the replays, gives what has come of them.
@@ -56,22 +56,14 @@ pub struct Control {
 /// Why a connection ended.
 #[derive(Debug, thiserror::Error)]
 enum ConnectionError {
-    #[error("the broker refused or broke the connection")]
-    Broken(#[from] Box<rumqttc::v5::ConnectionError>),
+    #[error(transparent)]
+    Mqtt(#[from] fleet_mqtt::Error),
     #[error("the broker has been silent for {} s", SILENCE.as_secs())]
     Silent,
-    #[error("the broker does not let this node have its desired state: {0:?}")]
-    Refused(SubscribeReasonCode),
-    #[error("hand a message to the connection")]
-    Client(#[from] Box<rumqttc::v5::ClientError>),
+    #[error("the broker does not let this node have its desired state: {0}")]
+    Refused(Refusal),
     #[error("write a message down")]
     Json(#[from] serde_json::Error),
-}
-
-impl From<rumqttc::v5::ClientError> for ConnectionError {
-    fn from(error: rumqttc::v5::ClientError) -> Self {
-        Self::Client(Box::new(error))
-    }
 }
 
 impl Control {
@@ -114,9 +106,27 @@ impl Control {
         stop: &CancellationToken,
     ) -> Result<(), ConnectionError> {
         let node = &self.identity.node;
-        let (client, mut events) = self.client(presence)?;
+        let session = self.session(presence)?;
+        let Connected {
+            client, mut events, ..
+        } = tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            connected = self.broker.connect(&session) => connected?,
+        };
+        *connected = true;
+        tracing::info!("the control connection stands");
+        client.subscribe(vec![
+            NodeTopic::Desired.name(node),
+            NodeTopic::Replays.name(node),
+        ])?;
+        self.tell(&client, &NodeTopic::Presence, true, presence)?;
         let mut reported = self.agent.reported();
+        reported.mark_changed();
         let mut replayed = self.replays.replayed();
+        // Nodes that never had a replay have nothing to say of them.
+        if !replayed.borrow().replays.is_empty() {
+            replayed.mark_changed();
+        }
         let mut untold = false;
         let mut told = Instant::now();
         let mut health = interval(HEALTH_EVERY);
@@ -126,51 +136,41 @@ impl Control {
         loop {
             tokio::select! {
                 event = timeout(SILENCE, events.poll()) => {
-                    match event.map_err(|_| ConnectionError::Silent)?.map_err(Box::new)? {
-                        Event::Incoming(Packet::ConnAck(_)) => {
-                            *connected = true;
-                            tracing::info!("the control connection stands");
-                            client.try_subscribe(NodeTopic::Desired.name(node), QoS::AtLeastOnce)?;
-                            self.tell(&client, &NodeTopic::Presence, true, presence)?;
-                            client.try_subscribe(NodeTopic::Replays.name(node), QoS::AtLeastOnce)?;
-                            reported.mark_changed();
-                            // Nodes that never had a replay have nothing to say of them.
-                            if !replayed.borrow().replays.is_empty() {
-                                replayed.mark_changed();
+                    match event.map_err(|_| ConnectionError::Silent)?? {
+                        Event::Subscribed(granted) => {
+                            // A node that never hears of its desired state had better be seen to fail.
+                            if let Some(refused) = granted.into_iter().find_map(Result::err) {
+                                return Err(ConnectionError::Refused(refused));
                             }
-                            health.reset_immediately();
                         }
-                        Event::Incoming(Packet::SubAck(ack)) => granted(&ack.return_codes)?,
-                        Event::Incoming(Packet::Publish(publish)) => self.receive(&publish).await,
+                        Event::Message { topic, payload } => self.receive(&topic, &payload).await,
                         _ => {}
                     }
                 }
-                changed = reported.changed(), if *connected => {
+                changed = reported.changed() => {
                     if changed.is_ok() {
                         let latest = reported.borrow_and_update().clone();
                         self.tell(&client, &NodeTopic::Reported, true, &latest)?;
                     }
                 }
-                changed = replayed.changed(), if *connected && !untold => untold = changed.is_ok(),
+                changed = replayed.changed(), if !untold => untold = changed.is_ok(),
                 // Progress is told every second at most.
-                () = sleep_until(told + REPLAYED_EVERY), if *connected && untold => {
+                () = sleep_until(told + REPLAYED_EVERY), if untold => {
                     (untold, told) = (false, Instant::now());
                     let latest = replayed.borrow_and_update().clone();
                     self.tell(&client, &NodeTopic::Replayed, true, &latest)?;
                 }
-                _ = health.tick(), if *connected => {
+                _ = health.tick() => {
                     self.tell(&client, &NodeTopic::Health, false, &self.health.health())?;
                 }
-                _ = repeat.tick(), if *connected => {
+                _ = repeat.tick() => {
                     self.tell(&client, &NodeTopic::Presence, true, presence)?;
                     reported.mark_changed();
                 }
                 () = stop.cancelled() => {
                     let death = Presence { online: false, time_ms: unix_ms(), ..presence.clone() };
-                    if *connected {
-                        self.tell(&client, &NodeTopic::Presence, true, &death)?;
-                        client.try_disconnect()?;
-                    }
+                    self.tell(&client, &NodeTopic::Presence, true, &death)?;
+                    client.disconnect()?;
                     let goodbye = async { while events.poll().await.is_ok() {} };
                     // The broker's close ends the loop; a deaf one is left after a second.
                     let _ = timeout(Duration::from_secs(1), goodbye).await;
@@ -180,81 +180,60 @@ impl Control {
         }
     }
 
-    fn client(&self, presence: &Presence) -> Result<(AsyncClient, EventLoop), ConnectionError> {
-        let identity = &self.identity;
+    fn session(&self, presence: &Presence) -> Result<Session, ConnectionError> {
         let death = Presence {
             online: false,
             ..presence.clone()
         };
-        let will = LastWill::new(
-            NodeTopic::Presence.name(&identity.node),
-            serde_json::to_vec(&death)?,
-            QoS::AtLeastOnce,
-            true,
-            None,
-        );
-        let mut options = MqttOptions::new(
-            identity.node.as_str(),
-            identity.mqtt_host.clone(),
-            identity.mqtt_port,
-        );
-        options
-            .set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(
-                identity.tls.clone(),
-            )))
-            .set_keep_alive(KEEP_ALIVE)
-            .set_clean_start(true)
-            .set_last_will(will)
-            .set_max_packet_size(Some(PACKET_BYTES))
-            .set_outgoing_inflight_upper_limit(32);
-        Ok(AsyncClient::new(options, 32))
+        Ok(Session {
+            client_id: self.node().to_string(),
+            keep_alive: KEEP_ALIVE,
+            connect: CONNECT,
+            incoming_bytes: PACKET_BYTES,
+            in_flight: 32,
+            will: Some(Will {
+                topic: NodeTopic::Presence.name(self.node()),
+                payload: serde_json::to_vec(&death)?,
+            }),
+        })
     }
 
-    async fn receive(&self, publish: &rumqttc::v5::mqttbytes::v5::Publish) {
-        let topic = String::from_utf8_lossy(&publish.topic);
-        let known = NodeTopic::parse(&topic).filter(|(node, _)| node == self.node());
+    async fn receive(&self, topic: &str, payload: &[u8]) {
+        let known = NodeTopic::parse(topic).filter(|(node, _)| node == self.node());
         let topic = match known {
             Some((_, topic @ (NodeTopic::Desired | NodeTopic::Replays))) => topic,
             _ => {
-                tracing::debug!(%topic, "a message that nobody waits for");
+                tracing::debug!(topic, "a message that nobody waits for");
                 return;
             }
         };
-        match serde_json::from_slice::<Envelope>(&publish.payload) {
+        match serde_json::from_slice::<Envelope>(payload) {
             Ok(envelope) if topic == NodeTopic::Replays => self.replays.offer(envelope).await,
             Ok(envelope) => self.agent.offer(envelope).await,
             // An empty payload clears the retained document: there is nothing to follow.
-            Err(_) if publish.payload.is_empty() => {}
+            Err(_) if payload.is_empty() => {}
             Err(error) => tracing::warn!(%error, "a document that cannot be read"),
         }
     }
 
     fn tell<T: serde::Serialize>(
         &self,
-        client: &AsyncClient,
+        client: &Client,
         topic: &NodeTopic,
         retained: bool,
         message: &T,
     ) -> Result<(), ConnectionError> {
-        let qos = if retained {
-            QoS::AtLeastOnce
+        let topic = topic.name(self.node());
+        let payload = serde_json::to_vec(message)?.into();
+        if retained {
+            client.publish(topic, true, payload)?;
         } else {
-            QoS::AtMostOnce
-        };
-        let payload = serde_json::to_vec(message)?;
-        Ok(client.try_publish(topic.name(self.node()), qos, retained, payload)?)
+            client.mention(topic, payload)?;
+        }
+        Ok(())
     }
 
     fn node(&self) -> &NodeId {
         &self.identity.node
     }
-}
-
-/// A node that never hears of its desired state had better be seen to fail.
-fn granted(codes: &[SubscribeReasonCode]) -> Result<(), ConnectionError> {
-    let refused = |code: &&SubscribeReasonCode| !matches!(code, SubscribeReasonCode::Success(_));
-    codes
-        .iter()
-        .find(refused)
-        .map_or(Ok(()), |code| Err(ConnectionError::Refused(*code)))
 }

@@ -25,6 +25,7 @@ pub struct Identity {
     pub mqtt_port: u16,
     /// TLS with the node's certificate, trusting the pinned CA alone.
     pub tls: Arc<rustls::ClientConfig>,
+    folder: PathBuf,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -91,26 +92,23 @@ impl Identity {
             path: place_file,
             detail: e.to_string(),
         })?;
-        let damaged = |name: &str| {
-            let path = folder.join(name);
-            move |e: rustls::pki_types::pem::Error| IdentityError::Damaged {
-                path,
-                detail: e.to_string(),
-            }
-        };
-        let ca = CertificateDer::from_pem_file(folder.join("ca.pem")).map_err(damaged("ca.pem"))?;
-        let chain =
-            CertificateDer::from_pem_file(folder.join("node.pem")).map_err(damaged("node.pem"))?;
-        let key =
-            PrivateKeyDer::from_pem_file(folder.join("node.key")).map_err(damaged("node.key"))?;
-        let tls = client_config(&ca)?.with_client_auth_cert(vec![chain], key)?;
+        let tls = tls(folder, &folder.join("ca.pem"))?;
         Ok(Self {
             node: place.node,
             url: place.url,
             mqtt_host: place.mqtt_host,
             mqtt_port: place.mqtt_port,
             tls: Arc::new(tls),
+            folder: folder.to_owned(),
         })
+    }
+
+    /// TLS with the node's certificate, trusting the CAs in the file `ca` alone.
+    ///
+    /// # Errors
+    /// [`IdentityError`] if the file or the identity cannot be used.
+    pub fn tls_trusting(&self, ca: &Path) -> Result<Arc<rustls::ClientConfig>, IdentityError> {
+        tls(&self.folder, ca).map(Arc::new)
     }
 
     /// An HTTPS client that shows the node's certificate.
@@ -130,6 +128,25 @@ fn https(tls: rustls::ClientConfig) -> Result<reqwest::Client, reqwest::Error> {
         .connect_timeout(std::time::Duration::from_secs(5))
         .read_timeout(std::time::Duration::from_secs(20))
         .build()
+}
+
+/// TLS with the certificate in `folder`, trusting the certificate in the file `ca`.
+fn tls(folder: &Path, ca: &Path) -> Result<rustls::ClientConfig, IdentityError> {
+    let damaged = |path: &Path| {
+        let path = path.to_owned();
+        move |e: rustls::pki_types::pem::Error| match e {
+            rustls::pki_types::pem::Error::Io(source) => IdentityError::Io { path, source },
+            e => IdentityError::Damaged {
+                path,
+                detail: e.to_string(),
+            },
+        }
+    };
+    let (node, key) = (folder.join("node.pem"), folder.join("node.key"));
+    let ca = CertificateDer::from_pem_file(ca).map_err(damaged(ca))?;
+    let chain = CertificateDer::from_pem_file(&node).map_err(damaged(&node))?;
+    let key = PrivateKeyDer::from_pem_file(&key).map_err(damaged(&key))?;
+    Ok(client_config(&ca)?.with_client_auth_cert(vec![chain], key)?)
 }
 
 fn client_config(

@@ -346,6 +346,11 @@ impl Streams {
         self.inner.shared.failed.get().cloned()
     }
 
+    /// The buffer's folder.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.inner.shared.dir
+    }
+
     /// Takes what is worth a line in the fleet's log.
     pub fn events(&self) -> &Events {
         &self.inner.shared.events

@@ -14,17 +14,24 @@
 //! broker's successful PUBACK (`ack = broker`). A broker that acknowledges and
 //! a receiver that does not get the same frames again after a pause.
 
+mod aside;
 mod connection;
 mod lanes;
+mod suspect;
+mod window;
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use fleet_api::event::EventKind;
 use fleet_api::health::UplinkHealth;
 use fleet_api::ids::NodeId;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::connection::UplinkError;
+use self::suspect::Suspect;
 use crate::backoff::Backoff;
 use crate::causes::chain;
 use crate::clock::unix_ms;
@@ -35,12 +42,17 @@ use crate::streams::Streams;
 pub struct UplinkConfig {
     /// This node; the client id and the topics derive from it.
     pub node: NodeId,
-    /// The broker's host.
-    pub host: String,
-    /// The broker's port.
-    pub port: u16,
-    /// How to speak TLS, with the node's certificate; none is plain TCP.
-    pub tls: Option<Arc<rustls::ClientConfig>>,
+    /// The broker.
+    pub broker: fleet_mqtt::Broker,
+    /// Bytes a second at most; none is no bound.
+    pub rate: Option<u64>,
+    /// Bytes in flight at most, but for one frame.
+    pub window: usize,
+}
+
+impl UplinkConfig {
+    /// Bytes in flight unless it is configured otherwise.
+    pub const WINDOW: usize = 1 << 20;
 }
 
 /// The times that rule a connection.
@@ -54,7 +66,12 @@ struct Timing {
     stall: Duration,
     backoff_min: Duration,
     backoff_max: Duration,
+    /// How long the node gives way to another client with its identity.
+    give_way: Duration,
 }
+
+/// So many takeovers within the time are a fight, not a reconnect.
+const TAKEOVERS: (usize, Duration) = (5, Duration::from_secs(60));
 
 impl Default for Timing {
     fn default() -> Self {
@@ -65,6 +82,7 @@ impl Default for Timing {
             stall: Duration::from_secs(30),
             backoff_min: Duration::from_millis(50),
             backoff_max: Duration::from_secs(15),
+            give_way: Duration::from_secs(300),
         }
     }
 }
@@ -126,9 +144,11 @@ async fn run_timed(
     stop: CancellationToken,
 ) {
     let mut backoff = Backoff::new(timing.backoff_min, timing.backoff_max);
+    let mut suspect = Suspect::default();
+    let mut takeovers = VecDeque::new();
     loop {
         let started = Instant::now();
-        let ended = connection::run(&config, &timing, &streams, &handle, &stop).await;
+        let ended = connection::run(&config, &timing, &streams, &handle, &mut suspect, &stop).await;
         let Err(error) = ended else {
             handle.disconnected("the node is stopping");
             return;
@@ -137,7 +157,14 @@ async fn run_timed(
         if started.elapsed() > timing.backoff_max {
             backoff.reset();
         }
-        let pause = backoff.next();
+        let mut pause = backoff.next();
+        if is_fight(&error, &mut takeovers) {
+            takeovers.clear();
+            pause = timing.give_way;
+            let text = "another client has this node's identity: two machines may share a data folder's copy; this one pauses";
+            tracing::error!(?pause, text);
+            streams.events().note(EventKind::Takeover, None, text);
+        }
         let reason = chain(&error);
         tracing::warn!(reason, ?pause, "the data connection is down, trying again");
         handle.disconnected(&reason);
@@ -146,6 +173,17 @@ async fn run_timed(
             () = tokio::time::sleep(pause) => {}
         }
     }
+}
+
+/// Whether this end of a connection is one takeover too many.
+fn is_fight(error: &UplinkError, takeovers: &mut VecDeque<Instant>) -> bool {
+    if !matches!(error, UplinkError::Mqtt(fleet_mqtt::Error::TakenOver)) {
+        return false;
+    }
+    let now = Instant::now();
+    takeovers.push_back(now);
+    takeovers.retain(|at| now.duration_since(*at) < TAKEOVERS.1);
+    takeovers.len() >= TAKEOVERS.0
 }
 
 #[cfg(test)]

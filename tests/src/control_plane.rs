@@ -16,6 +16,7 @@ const STOP: Duration = Duration::from_secs(20);
 pub struct ControlPlane {
     data_dir: PathBuf,
     log: PathBuf,
+    config: PathBuf,
     process: Option<Process>,
     addresses: [String; 3],
     url: String,
@@ -28,10 +29,21 @@ impl ControlPlane {
     /// # Errors
     /// If it does not come up, with the end of its log.
     pub async fn start(dir: &Path) -> Result<Self> {
+        Self::start_with(dir, "").await
+    }
+
+    /// As [`ControlPlane::start`], with a configuration in TOML.
+    ///
+    /// # Errors
+    /// If it does not come up, with the end of its log.
+    pub async fn start_with(dir: &Path, config: &str) -> Result<Self> {
+        let file = dir.join("control-plane.toml");
+        std::fs::write(&file, config)?;
         let free = || "127.0.0.1:0".to_owned();
         let mut new = Self {
             data_dir: dir.join("control-plane"),
             log: dir.join("control-plane.log"),
+            config: file,
             process: None,
             addresses: [free(), free(), free()],
             url: String::new(),
@@ -47,9 +59,12 @@ impl ControlPlane {
     /// If it does not come up, with the end of its log.
     pub async fn restart(&mut self) -> Result<()> {
         let data_dir = self.data_dir.display().to_string();
+        let config = self.config.display().to_string();
         let [listen, mqtt, registry] = &self.addresses;
         let args = [
             "serve",
+            "--config",
+            &config,
             "--data-dir",
             &data_dir,
             "--listen",

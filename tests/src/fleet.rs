@@ -45,8 +45,16 @@ impl Fleet {
     /// # Errors
     /// If a step fails.
     pub async fn start() -> Result<Self> {
+        Self::start_with("").await
+    }
+
+    /// As [`Fleet::start`], with a configuration of the control plane in TOML.
+    ///
+    /// # Errors
+    /// If a step fails.
+    pub async fn start_with(config: &str) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("fleet-").tempdir()?;
-        let control = ControlPlane::start(dir.path()).await?;
+        let control = ControlPlane::start_with(dir.path(), config).await?;
         let edgectl = Edgectl::new(&dir.path().join("edgectl.toml"));
         let fleet = Self {
             control,

@@ -12,6 +12,10 @@
 pub mod api;
 /// What lies in the archive's Parquet files.
 pub mod archive;
+/// Brokers that are not ours, each from its package.
+pub mod brokers;
+/// A TCP proxy that does what bad links do.
+pub mod chaos;
 /// Where the programs and their inputs lie.
 pub mod checkout;
 /// The control plane's process.
@@ -28,6 +32,8 @@ pub mod edgectl;
 pub mod fleet;
 /// HTTP clients.
 pub mod http;
+/// The whole way over a bad link.
+pub mod links;
 /// Power cuts by preload: what one leaves of a folder.
 pub mod power_cut;
 /// Child processes that never outlive their owner.
@@ -43,6 +49,7 @@ pub mod trial;
 /// Waiting for a condition.
 pub mod wait;
 
+pub use brokers::Broker;
 pub use checkout::Checkout;
 pub use control_plane::ControlPlane;
 pub use device::Device;

@@ -95,6 +95,14 @@ impl Process {
         Ok(())
     }
 
+    /// Sends it, and what it has started, a signal.
+    ///
+    /// # Errors
+    /// If the system does not let it.
+    pub fn send(&self, signal: Signal) -> Result<()> {
+        self.signal(signal)
+    }
+
     /// Waits for its end.
     ///
     /// # Errors

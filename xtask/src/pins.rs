@@ -110,9 +110,10 @@ pub(crate) struct Debian {
     pub(crate) python: Vec<String>,
     pub(crate) clients: Vec<String>,
     pub(crate) beside: Beside,
+    pub(crate) brokers: Beside,
 }
 
-/// Packages of a newer Debian that are unpacked, not installed.
+/// Packages of one Debian that are unpacked, not installed.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Beside {

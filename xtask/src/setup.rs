@@ -1,5 +1,6 @@
 //! Brings what the machine lacks, and leaves alone what is in place.
 
+mod brokers;
 pub(crate) mod builders;
 pub(crate) mod debian;
 mod derived;
@@ -23,6 +24,7 @@ pub(crate) fn run(checkout: &Checkout, all: bool) -> Result<()> {
     debian::ensure_python(&pins)?;
     wheels::ensure(checkout, &pins)?;
     perf_analyzer::ensure(checkout, &pins)?;
+    brokers::ensure(checkout, &pins)?;
     venv::ensure(checkout, &pins)?;
     derived::ensure(checkout, &pins)?;
     if all {

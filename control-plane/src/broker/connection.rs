@@ -139,7 +139,7 @@ impl BrokerEventHandler for Intake {
 }
 
 /// The access rules have let only a node's own topics through.
-async fn take(outlets: &Outlets, topic: &str, payload: bytes::Bytes) {
+pub(super) async fn take(outlets: &Outlets, topic: &str, payload: bytes::Bytes) {
     let Some((node, topic)) = NodeTopic::parse(topic) else {
         return;
     };

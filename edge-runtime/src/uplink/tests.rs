@@ -4,6 +4,7 @@ use std::path::Path;
 
 use fleet_api::deployment::Ack;
 use fleet_api::desired::StreamSpec;
+use fleet_api::event;
 use fleet_api::frame::{Encoding, GapReason};
 use fleet_api::ids::StreamName;
 use rumqttc::v5::mqttbytes::v5::PubAckReason;
@@ -17,7 +18,7 @@ struct Node {
     handle: UplinkHandle,
     stop: CancellationToken,
     task: tokio::task::JoinHandle<()>,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 fn spec(name: &str) -> StreamSpec {
@@ -27,12 +28,19 @@ fn spec(name: &str) -> StreamSpec {
 impl Node {
     fn start(port: u16, specs: &[StreamSpec]) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let streams = open(dir.path(), specs);
+        let specs: Vec<_> = specs.iter().cloned().chain([event::stream()]).collect();
+        let streams = open(dir.path(), &specs);
         let config = UplinkConfig {
             node: NodeId::new("n1").unwrap(),
-            host: "127.0.0.1".to_owned(),
-            port,
-            tls: None,
+            broker: fleet_mqtt::Broker {
+                host: "127.0.0.1".to_owned(),
+                port,
+                tls: None,
+                protocol: None,
+                credentials: None,
+            },
+            rate: None,
+            window: UplinkConfig::WINDOW,
         };
         let timing = Timing {
             keep_alive: Duration::from_secs(5),
@@ -41,6 +49,7 @@ impl Node {
             stall: Duration::from_millis(300),
             backoff_min: Duration::from_millis(5),
             backoff_max: Duration::from_millis(50),
+            give_way: Duration::from_secs(2),
         };
         let handle = UplinkHandle::default();
         let stop = CancellationToken::new();
@@ -51,12 +60,13 @@ impl Node {
             handle.clone(),
             stop.clone(),
         );
+        tokio::spawn(crate::events::run(streams.clone(), stop.clone()));
         Self {
             streams,
             handle,
             stop,
             task: tokio::spawn(run),
-            _dir: dir,
+            dir,
         }
     }
 
@@ -181,6 +191,12 @@ async fn a_refused_stream_is_kept_and_others_go_on() {
     node.empty("b").await;
     assert_eq!(node.depth("a"), 100);
     assert_eq!(broker.connections(), 1);
+    node.until("the refusal is told", || {
+        broker
+            .told()
+            .contains(&("refusal".to_owned(), Some("a".to_owned())))
+    })
+    .await;
     broker.set(Manners::default());
     node.empty("a").await;
     assert_eq!(broker.archived("a"), 100);
@@ -261,4 +277,114 @@ async fn starts_again_where_the_receiver_is() {
     assert_eq!(broker.archived("a"), 400);
     assert_eq!(broker.holes(), 0);
     node.end().await;
+}
+
+#[tokio::test]
+async fn a_full_broker_makes_its_stream_wait_too() {
+    let broker = Broker::start(Manners {
+        refuse: Some(("a", PubAckReason::QuotaExceeded)),
+        ..Manners::default()
+    })
+    .await;
+    let node = Node::start(broker.port, &[spec("a")]);
+    node.append("a", 100, 100).await;
+    node.until("the refusal is told", || !broker.told().is_empty())
+        .await;
+    assert_eq!((node.depth("a"), broker.archived("a")), (100, 0));
+    broker.set(Manners::default());
+    node.empty("a").await;
+    assert_eq!(broker.archived("a"), 100);
+    node.end().await;
+}
+
+#[tokio::test]
+async fn a_frame_that_breaks_every_connection_is_set_aside() {
+    let broker = Broker::start(Manners {
+        break_above: Some(20_000),
+        ..Manners::default()
+    })
+    .await;
+    let node = Node::start(broker.port, &[spec("a"), spec("b")]);
+    node.append("a", 10, 100).await;
+    node.append("a", 1, 50_000).await;
+    node.append("a", 10, 100).await;
+    node.append("b", 500, 1_000).await;
+    node.empty("a").await;
+    node.empty("b").await;
+    assert_eq!((broker.archived("a"), broker.archived("b")), (20, 500));
+    assert_eq!(broker.gaps("a"), [(11, 11, GapReason::TooLarge)]);
+    assert!(broker.connections() >= 6, "{}", broker.connections());
+    node.until("the poison is told", || {
+        broker
+            .told()
+            .contains(&("poison".to_owned(), Some("a".to_owned())))
+    })
+    .await;
+    let aside: Vec<_> = std::fs::read_dir(node.dir.path().join("aside"))
+        .unwrap()
+        .map(|file| std::fs::read(file.unwrap().path()).unwrap())
+        .collect();
+    assert_eq!(aside.len(), 1);
+    let frame = fleet_api::frame::Frame::decode("a", &aside[0].clone().into()).unwrap();
+    assert_eq!((frame.first, frame.last()), (11, 11));
+    node.end().await;
+}
+
+#[tokio::test]
+async fn a_node_gives_way_to_another_with_its_identity() {
+    let broker = Broker::start(Manners {
+        taken_over: true,
+        ..Manners::default()
+    })
+    .await;
+    let node = Node::start(broker.port, &[spec("a")]);
+    node.append("a", 10, 100).await;
+    node.until("it gives way", || {
+        broker.connections() == TAKEOVERS.0 as u32
+    })
+    .await;
+    broker.set(Manners::default());
+    let gave_way = Instant::now();
+    node.empty("a").await;
+    assert!(gave_way.elapsed() > Duration::from_secs(1), "too soon");
+    node.until("the takeover is told", || {
+        broker.told().contains(&("takeover".to_owned(), None))
+    })
+    .await;
+    node.end().await;
+}
+
+#[tokio::test]
+async fn a_backlog_does_not_delay_fresh_records_of_a_higher_priority() {
+    let broker = Broker::start(Manners {
+        bytes_per_s: Some(200_000),
+        ..Manners::default()
+    })
+    .await;
+    let [mut bulk, mut alarm] = [spec("bulk"), spec("alarm")];
+    (bulk.priority, alarm.priority) = (1, 8);
+    let node = Node::start(broker.port, &[bulk, alarm]);
+    for _ in 0..10 {
+        node.append("bulk", 100, 1_500).await;
+    }
+    node.until("the backlog flows", || broker.archived("bulk") > 250)
+        .await;
+    for n in 1..=3 {
+        let fresh = Instant::now();
+        node.append("alarm", 1, 100).await;
+        node.until("the alarm is there", || broker.archived("alarm") == n)
+            .await;
+        let waited = fresh.elapsed();
+        assert!(
+            waited < Duration::from_millis(1_200),
+            "{waited:?} behind the backlog"
+        );
+    }
+    assert!(
+        broker.archived("bulk") < 1_000,
+        "the backlog was too small to tell"
+    );
+    assert_eq!(broker.holes(), 0);
+    node.stop.cancel();
+    node.task.abort();
 }

@@ -6,8 +6,8 @@ use fleet_api::frame::{Body, Frame, GapReason, Watermark};
 use fleet_api::ids::NodeId;
 use fleet_api::topic::NodeTopic;
 use rumqttc::v5::mqttbytes::v5::{
-    ConnAck, ConnAckProperties, ConnectReturnCode, Packet, PingResp, PubAck, PubAckReason, Publish,
-    SubAck, SubscribeReasonCode,
+    ConnAck, ConnAckProperties, ConnectReturnCode, Disconnect, DisconnectReasonCode, Packet,
+    PingResp, PubAck, PubAckReason, Publish, SubAck, SubscribeReasonCode,
 };
 use rumqttc::v5::mqttbytes::{Error, QoS};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -30,6 +30,12 @@ pub(super) struct Manners {
     pub max_packet: Option<u32>,
     /// Connections are closed at once.
     pub closed: bool,
+    /// Connections are closed at a publish that is larger, without a word.
+    pub break_above: Option<usize>,
+    /// Connections are taken over by another client as soon as they subscribe.
+    pub taken_over: bool,
+    /// Bytes that the link carries in a second; what was sent waits on the way.
+    pub bytes_per_s: Option<u32>,
 }
 
 /// One broker with one receiver behind it, as strict as the archive.
@@ -95,6 +101,20 @@ impl Broker {
     pub(super) fn archived(&self, stream: &str) -> usize {
         let state = self.state.lock().unwrap();
         state.streams.get(stream).map_or(0, |a| a.records.len())
+    }
+
+    /// The kinds of events that have come, with the streams that they are about.
+    pub(super) fn told(&self) -> Vec<(String, Option<String>)> {
+        let state = self.state.lock().unwrap();
+        let events = state.streams.get("events").map(|archive| &archive.records);
+        events
+            .into_iter()
+            .flat_map(BTreeMap::values)
+            .map(|value| {
+                let event: fleet_api::event::Event = serde_json::from_slice(value).unwrap();
+                (event.kind, event.stream)
+            })
+            .collect()
     }
 
     pub(super) fn gaps(&self, stream: &str) -> Vec<(u64, u64, GapReason)> {
@@ -172,6 +192,12 @@ async fn serve(mut socket: TcpStream, state: Arc<Mutex<State>>) {
                     properties: None,
                 });
                 suback.write(&mut output, None).unwrap();
+                if manners.taken_over {
+                    let goodbye = Disconnect::new(DisconnectReasonCode::SessionTakenOver);
+                    Packet::Disconnect(goodbye)
+                        .write(&mut output, None)
+                        .unwrap();
+                }
                 let state = state.lock().unwrap();
                 for (stream, archive) in &state.streams {
                     let watermark = Watermark::new(archive.epoch, archive.watermark);
@@ -184,9 +210,19 @@ async fn serve(mut socket: TcpStream, state: Arc<Mutex<State>>) {
                     std::future::pending::<()>().await;
                 }
                 let topic = String::from_utf8(publish.topic.to_vec()).unwrap();
-                let Some((_, NodeTopic::Stream(stream))) = NodeTopic::parse(&topic) else {
-                    panic!("{topic} is no stream's topic");
+                let stream = match NodeTopic::parse(&topic) {
+                    Some((_, NodeTopic::Stream(stream))) => stream,
+                    Some((_, NodeTopic::Events)) => "events".parse().unwrap(),
+                    _ => panic!("{topic} is no stream's topic"),
                 };
+                let bytes = publish.payload.len();
+                if manners.break_above.is_some_and(|limit| bytes > limit) {
+                    return;
+                }
+                if let Some(rate) = manners.bytes_per_s {
+                    let takes = bytes as f64 / f64::from(rate);
+                    tokio::time::sleep(std::time::Duration::from_secs_f64(takes)).await;
+                }
                 let mut puback = PubAck::new(publish.pkid, None);
                 match manners.refuse {
                     Some((refused, reason)) if refused == stream.as_str() => puback.reason = reason,

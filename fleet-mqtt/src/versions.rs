@@ -1,0 +1,94 @@
+//! The two versions behind one face; what differs stands in `v5` and `v3`.
+
+pub(crate) mod v3;
+pub(crate) mod v5;
+
+use bytes::Bytes;
+
+use crate::error::Error;
+use crate::event::Event;
+
+/// Sends on one connection; never waits.
+#[derive(Clone)]
+pub enum Client {
+    #[doc(hidden)]
+    V5(rumqttc::v5::AsyncClient),
+    #[doc(hidden)]
+    V3(rumqttc::AsyncClient),
+}
+
+/// Receives on one connection. Nothing moves, sending included, unless it is polled.
+pub enum Events {
+    #[doc(hidden)]
+    V5(Box<rumqttc::v5::EventLoop>),
+    #[doc(hidden)]
+    V3(Box<rumqttc::EventLoop>),
+}
+
+/// Why connecting failed.
+pub(crate) struct Failed {
+    pub(crate) error: Error,
+    /// Whether the broker may just not speak this version.
+    pub(crate) perhaps_for_the_version: bool,
+}
+
+impl Client {
+    /// Publishes with QoS 1.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] if the client has no room for it.
+    pub fn publish(&self, topic: String, retained: bool, payload: Bytes) -> Result<(), Error> {
+        match self {
+            Self::V5(client) => v5::publish(client, topic, true, retained, payload),
+            Self::V3(client) => v3::publish(client, topic, true, retained, payload),
+        }
+    }
+
+    /// Publishes with QoS 0.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] if the client has no room for it.
+    pub fn mention(&self, topic: String, payload: Bytes) -> Result<(), Error> {
+        match self {
+            Self::V5(client) => v5::publish(client, topic, false, false, payload),
+            Self::V3(client) => v3::publish(client, topic, false, false, payload),
+        }
+    }
+
+    /// Subscribes to all `filters` with QoS 1.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] if the client has no room for it.
+    pub fn subscribe(&self, filters: Vec<String>) -> Result<(), Error> {
+        match self {
+            Self::V5(client) => v5::subscribe(client, filters),
+            Self::V3(client) => v3::subscribe(client, filters),
+        }
+    }
+
+    /// Says goodbye, so that the will is not published.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] if the client has no room for it.
+    pub fn disconnect(&self) -> Result<(), Error> {
+        let sent = match self {
+            Self::V5(client) => client.try_disconnect().is_ok(),
+            Self::V3(client) => client.try_disconnect().is_ok(),
+        };
+        if sent { Ok(()) } else { Err(Error::Busy) }
+    }
+}
+
+impl Events {
+    /// The next thing that happens. It has no time limit of its own: a peer that stops reading
+    /// is noticed by the caller's.
+    ///
+    /// # Errors
+    /// [`Error`]; then the connection is over.
+    pub async fn poll(&mut self) -> Result<Event, Error> {
+        match self {
+            Self::V5(events) => v5::poll(events).await,
+            Self::V3(events) => v3::poll(events).await,
+        }
+    }
+}
