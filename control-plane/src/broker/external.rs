@@ -170,12 +170,21 @@ impl External {
     /// brokers give it only so.
     fn filters(&self) -> Vec<String> {
         let mut filters: Vec<_> = [
-            "reported", "replayed", "presence", "health", "events", "streams/+",
+            "reported",
+            "replayed",
+            "presence",
+            "health",
+            "events",
+            "streams/+",
         ]
-            .map(|name| format!("{}/+/{name}", topic::ROOT))
-            .into();
+        .map(|name| format!("{}/+/{name}", topic::ROOT))
+        .into();
         for node in self.members.all() {
-            for topic in [NodeTopic::Presence, NodeTopic::Reported, NodeTopic::Replayed] {
+            for topic in [
+                NodeTopic::Presence,
+                NodeTopic::Reported,
+                NodeTopic::Replayed,
+            ] {
                 filters.push(topic.name(&node));
             }
         }
