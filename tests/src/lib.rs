@@ -12,6 +12,8 @@
 pub mod api;
 /// What lies in the archive's Parquet files.
 pub mod archive;
+/// A backlog and its memory.
+pub mod backlog;
 /// Brokers that are not ours, each from its package.
 pub mod brokers;
 /// A TCP proxy that does what bad links do.

@@ -103,9 +103,9 @@ mod tests {
         assert!(suspect.broke(&[other(2), bad.clone()], HELD).is_none());
         assert_eq!(suspect.alone().map(|(frame, _)| frame), Some(&bad));
         for _ in 0..2 {
-            assert!(suspect.broke(&[bad.clone()], HELD).is_none());
+            assert!(suspect.broke(std::slice::from_ref(&bad), HELD).is_none());
         }
-        assert_eq!(suspect.broke(&[bad.clone()], HELD), Some(bad));
+        assert_eq!(suspect.broke(std::slice::from_ref(&bad), HELD), Some(bad));
         assert!(suspect.alone().is_none());
     }
 
@@ -128,12 +128,12 @@ mod tests {
         let mut suspect = Suspect::default();
         let head = frame("a", 1);
         for round in 0..100 {
-            suspect.broke(&[head.clone()], HELD);
-            suspect.broke(&[head.clone()], HELD);
+            suspect.broke(std::slice::from_ref(&head), HELD);
+            suspect.broke(std::slice::from_ref(&head), HELD);
             assert!(suspect.alone().is_some());
             // Of every three, one breaks before the frame was sent.
             for _ in 0..round % 3 {
-                assert!(suspect.broke(&[head.clone()], HELD).is_none());
+                assert!(suspect.broke(std::slice::from_ref(&head), HELD).is_none());
             }
             assert!(suspect.broke(&[], HELD).is_none());
             assert!(suspect.alone().is_none());

@@ -3,7 +3,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// Bytes in flight at most to begin with, and however slow the link is.
-const FIRST: usize = 128 << 10;
+const FIRST: usize = 64 << 10;
 const LEAST: usize = 16 << 10;
 /// How long a frame may queue on its way. Whatever is in flight stands before a fresh record of a
 /// higher priority, so that the window may not grow with what buffers on the way take in.
@@ -37,11 +37,7 @@ impl Window {
 
     /// A frame was acknowledged so long after it was sent.
     pub(super) fn acknowledged(&mut self, bytes: usize, took: Duration, now: Instant) {
-        // The quickest is forgotten slowly, for a way can become longer.
-        let quickest = match self.quickest {
-            Some(known) if known < took => known + (took - known) / 1024,
-            _ => took,
-        };
+        let quickest = self.quickest.map_or(took, |known| known.min(took));
         self.quickest = Some(quickest);
         let queued = took.saturating_sub(quickest);
         if queued <= QUEUEING {
@@ -49,7 +45,11 @@ impl Window {
             return;
         }
         // Once for all that was under way with it.
-        if self.cut.is_none_or(|cut| now.duration_since(cut) >= took) {
+        let sent_since = self.cut.is_none_or(|cut| now.duration_since(cut) >= took);
+        if sent_since && self.limit == LEAST {
+            // So little makes no queue: the way itself has become longer.
+            self.quickest = Some(took);
+        } else if sent_since {
             let share = (QUEUEING.as_secs_f64() / queued.as_secs_f64()).clamp(0.3, 0.9);
             self.limit = ((self.limit as f64 * share) as usize).max(LEAST);
             self.cut = Some(now);

@@ -3,6 +3,7 @@
 //! One binary, so that it is linked once; a module per story.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod backlog;
 mod bad_links;
 mod brokers;
 mod changed_artifact;
