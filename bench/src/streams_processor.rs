@@ -109,19 +109,20 @@ async fn round(isolation: Isolation, records: u64) -> Result<Seen> {
         stop.clone(),
     ));
     let mut changed = streams.changed();
-    let health = loop {
+    loop {
         let health = of_raw(&processors, &streams)?;
         if health.lag == 0 {
-            break health;
+            break;
         }
         if let Some(reason) = health.last_failure {
             anyhow::bail!("a batch failed: {reason}");
         }
         changed.changed().await?;
-    };
+    }
     let took = begun.elapsed();
     stop.cancel();
     work.await?;
+    let health = of_raw(&processors, &streams)?;
     ensure!(
         health.records_in == records,
         "{} went through",

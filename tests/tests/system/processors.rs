@@ -196,10 +196,27 @@ async fn outputs_and_state_are_exactly_once_through_kills_and_new_versions() -> 
                 goal += 100 * (round % 3);
             }
         }
-        let edge = fleet.edge("n1")?;
-        tokio::time::sleep(Duration::from_millis(37 * round % 100)).await;
-        edge.kill()?;
-        edge.start().await?;
+        // A backlog, and two kills while it is worked off.
+        for kill in 0..2 {
+            let end = sent + 1_000;
+            let records: Vec<_> = (sent..end)
+                .map(|value| json!({ "machine": "m", "value": value }))
+                .collect();
+            let edge = fleet.edge("n1")?;
+            send(edge, "raw", &records).await?;
+            sent = end;
+            tokio::time::sleep(Duration::from_millis((7 * round + 5 * kill) % 40)).await;
+            edge.kill()?;
+            edge.start().await?;
+            until("a node that serves", LIMIT, async || {
+                let ready = edge.admin("/readyz").await;
+                match ready {
+                    Ok((200, _)) => Ok(()),
+                    other => Err(format!("{other:?}")),
+                }
+            })
+            .await?;
+        }
         fleet.committed().await?;
     }
     let edge = fleet.edge("n1")?;
