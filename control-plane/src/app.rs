@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::archive::{Archive, ArchiveError};
+use crate::archive::{Archive, ArchiveError, leftovers};
 use crate::authority::{Authority, AuthorityError};
 use crate::broker::{Broker, Outlets};
 use crate::config::{Config, ConfigError, ExternalBroker};
@@ -25,6 +25,7 @@ use crate::http::{Api, HttpTask, Transport};
 use crate::members::Members;
 use crate::registry::Registry;
 use crate::secret::{TokenDigest, random_token, write_durably};
+use crate::sparkplug::{SparkplugError, SparkplugTask};
 use crate::tls::{self, Tls, TlsError};
 
 /// Connections get this long to finish after the signal to stop.
@@ -69,6 +70,9 @@ pub enum AppError {
     /// The object store cannot be opened.
     #[error("open the object store: {0}")]
     Objects(#[from] object_store::Error),
+    /// There is no view for Sparkplug.
+    #[error(transparent)]
+    Sparkplug(#[from] SparkplugError),
     /// The archive cannot be read.
     #[error(transparent)]
     Archive(#[from] ArchiveError),
@@ -110,6 +114,7 @@ pub struct App {
     ingest: IngestTask,
     reconcile: ReconcileTask,
     archive: Archive,
+    sparkplug: Option<SparkplugTask>,
     store: Store,
     // Last, so that the folder is free only when everything else is gone.
     data: DataDir,
@@ -142,6 +147,7 @@ impl App {
         let authority = Arc::new(Authority::open(&data)?);
         let tls = Tls::new(&authority, &config.host())?;
         let admin = admin_token(&data)?;
+        leftovers::remove(&data.objects());
         let objects: Arc<dyn ObjectStore> =
             Arc::new(LocalFileSystem::new_with_prefix(data.objects())?.with_fsync(true));
 
@@ -166,11 +172,19 @@ impl App {
             (Some(mqtt), None) => Broker::embedded(mqtt, &tls, limits, members.clone(), outlets),
             (None, None) => unreachable!("without another broker, a socket is bound for ours"),
         };
+        let (sparkplug, view) = match config.sparkplug.clone() {
+            Some(config) => {
+                let (task, handle) = SparkplugTask::new(config, fleet.clone())?;
+                (Some(task), Some(handle))
+            }
+            None => (None, None),
+        };
         let archive = Archive::open(
             Arc::clone(&objects),
             &config.archive,
             frame_inbox,
             nodes.clone(),
+            view,
         )
         .await?;
         let registry = Registry::new(store.clone(), objects, data.uploads(), &config.limits);
@@ -206,6 +220,7 @@ impl App {
             ingest,
             reconcile,
             archive,
+            sparkplug,
             store,
             data,
         })
@@ -241,6 +256,16 @@ impl App {
             spawn(&mut parts, "plain HTTP", plain.run(ending.clone(), DRAIN));
         }
         spawn(&mut parts, "the broker", self.broker.run(ending.clone()));
+        if let Some(sparkplug) = self.sparkplug {
+            let view = sparkplug.run(ending.clone());
+            spawn(&mut parts, "the view for Sparkplug", view);
+        }
+        let compactor = self.archive.compactor();
+        spawn(
+            &mut parts,
+            "the merging of files",
+            compactor.run(ending.clone()),
+        );
         spawn(
             &mut parts,
             "the reconciler",

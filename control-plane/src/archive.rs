@@ -8,19 +8,22 @@
 //! watermarks are read from the names. A node hears of a record's safety only after the file is
 //! on disk, so whatever a crash takes, the node sends again, and what came twice is dropped.
 
-mod fields;
+mod catalog;
+mod compact;
+pub(crate) mod fields;
 mod files;
+mod handle;
 mod intake;
-mod names;
+pub(crate) mod leftovers;
+pub(crate) mod names;
 mod table;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use fleet_api::frame::{Frame, Watermark};
 use fleet_api::ids::{NodeId, StreamName};
-use fleet_api::rest::ArchiveStream;
 use fleet_api::topic::NodeTopic;
 use futures_util::{StreamExt as _, stream};
 use object_store::{ObjectMeta, ObjectStore};
@@ -30,10 +33,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::broker::{BrokerHandle, NodeFrame};
 use crate::config::ArchiveConfig;
+use crate::sparkplug::SparkplugHandle;
+use compact::Compactor;
 use fields::Shape;
 use files::FileError;
-use intake::{Bounds, Intake, Piece, Receipt, Taken};
-use names::{FileName, Kind, Span};
+pub(crate) use handle::{ArchiveHandle, GapQuery};
+use intake::{Bounds, Content, Intake, Piece, Receipt, Taken};
+use names::{FileName, Kind};
 
 /// Files that are written at the same time.
 const WRITERS: usize = 8;
@@ -56,6 +62,8 @@ pub(crate) struct Archive {
     config: ArchiveConfig,
     frames: mpsc::Receiver<NodeFrame>,
     nodes: BrokerHandle,
+    /// Who else is shown what is durable.
+    view: Option<SparkplugHandle>,
     streams: BTreeMap<Key, Intake>,
     shapes: BTreeMap<Key, KnownShape>,
     handle: ArchiveHandle,
@@ -73,10 +81,6 @@ enum KnownShape {
     Known(Shape),
 }
 
-/// What the archive has, for those who ask.
-#[derive(Clone, Default)]
-pub(crate) struct ArchiveHandle(Arc<RwLock<BTreeMap<Key, ArchiveStream>>>);
-
 impl Archive {
     /// Reads the watermarks from the files that are there.
     pub(crate) async fn open(
@@ -84,19 +88,27 @@ impl Archive {
         config: &ArchiveConfig,
         frames: mpsc::Receiver<NodeFrame>,
         nodes: BrokerHandle,
+        view: Option<SparkplugHandle>,
     ) -> Result<Self, ArchiveError> {
         let mut streams: BTreeMap<Key, Intake> = BTreeMap::new();
         let mut newest: BTreeMap<Key, ObjectMeta> = BTreeMap::new();
+        let handle = ArchiveHandle::new(Arc::clone(&objects));
         let mut listing = objects.list(Some(&names::root()));
         while let Some(object) = listing.next().await {
             let object = object?;
             let Some(name) = FileName::parse(&object.location) else {
                 continue;
             };
+            let written = object.last_modified;
+            let written_ms = written.timestamp_millis();
+            let since_1970_ms = u64::try_from(written_ms).unwrap_or(0);
+            handle.added(&name, object.size, since_1970_ms);
             let key = (name.node, name.stream);
             let intake = streams.entry(key.clone()).or_default();
-            let written = object.last_modified;
-            intake.restore(name.span, written.timestamp_millis());
+            match name.kind {
+                Kind::Turn { to } => intake.restore_turn(to, written_ms),
+                Kind::Records | Kind::Gap => intake.restore(name.span, written_ms),
+            }
             let is_newer = newest.get(&key).is_none_or(|o| o.last_modified <= written);
             if name.kind == Kind::Records && is_newer {
                 newest.insert(key, object);
@@ -107,7 +119,6 @@ impl Archive {
             .into_iter()
             .map(|(key, object)| (key, KnownShape::In(object)))
             .collect();
-        let handle = ArchiveHandle::default();
         for (key, intake) in &streams {
             handle.update(key, intake);
         }
@@ -116,6 +127,7 @@ impl Archive {
             config: config.clone(),
             frames,
             nodes,
+            view,
             streams,
             shapes,
             handle,
@@ -123,6 +135,12 @@ impl Archive {
             due: None,
             not_before: None,
         })
+    }
+
+    /// What makes few large files out of many small ones.
+    pub(crate) fn compactor(&self) -> Compactor {
+        let objects = Arc::clone(&self.objects);
+        Compactor::new(objects, self.config.clone(), self.handle.clone())
     }
 
     /// What it has, for those who ask.
@@ -169,7 +187,7 @@ impl Archive {
         let before = intake.pending_bytes();
         let receipt = Receipt {
             at: Instant::now(),
-            time_ms: u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0),
+            time_ms: now_ms(),
         };
         let taken = intake.take(frame, receipt);
         let (records, bytes) = (intake.pending_records(), intake.pending_bytes());
@@ -214,10 +232,11 @@ impl Archive {
                 work.push((key.clone(), shape, intake.pieces(bounds)));
             }
         }
-        let (objects, columns) = (&self.objects, self.config.columns);
+        let (objects, columns, view) = (&self.objects, self.config.columns, &self.view);
         let written: Vec<_> = stream::iter(work)
             .map(|(key, shape, pieces)| async move {
-                let result = write_in_order(objects, &key, shape, pieces, columns).await;
+                let result =
+                    write_in_order(objects, &key, shape, pieces, columns, view.as_ref()).await;
                 (key, result)
             })
             .buffer_unordered(WRITERS)
@@ -234,7 +253,13 @@ impl Archive {
             let Some(intake) = self.streams.get_mut(&key) else {
                 continue;
             };
-            intake.settle(&written.done, written.rest);
+            for (name, bytes) in &written.done {
+                self.handle.added(name, *bytes, now_ms());
+            }
+            let durable = written.done.iter().map(|(name, _)| name);
+            let durable = durable.filter(|name| !matches!(name.kind, Kind::Turn { .. }));
+            let durable: Vec<_> = durable.map(|name| name.span).collect();
+            intake.settle(&durable, written.rest);
             self.handle.update(&key, intake);
             if !written.done.is_empty() {
                 self.publish_watermark(&key).await;
@@ -256,8 +281,8 @@ impl Archive {
 
 /// How far the writing of a stream came.
 struct Written {
-    /// What is durable.
-    done: Vec<Span>,
+    /// What is durable, with its length.
+    done: Vec<(FileName, u64)>,
     rest: Vec<Piece>,
     shape: KnownShape,
     error: Option<FileError>,
@@ -270,6 +295,7 @@ async fn write_in_order(
     shape: Option<KnownShape>,
     pieces: Vec<Piece>,
     columns: usize,
+    view: Option<&SparkplugHandle>,
 ) -> Written {
     let mut shape = match shape {
         Some(KnownShape::Known(shape)) => shape,
@@ -285,7 +311,12 @@ async fn write_in_order(
     let mut pieces = pieces.into_iter();
     while let Some(piece) = pieces.next() {
         match files::write(objects, (&key.0, &key.1), &piece, &mut shape, columns).await {
-            Ok(()) => written.done.push(piece.span),
+            Ok(file) => {
+                written.done.push(file);
+                if let (Some(view), Content::Records(records)) = (view, &piece.content) {
+                    view.show(&key.0, &key.1, records);
+                }
+            }
             Err(error) => {
                 written.rest = std::iter::once(piece).chain(pieces).collect();
                 written.error = Some(error);
@@ -297,37 +328,13 @@ async fn write_in_order(
     written
 }
 
+fn now_ms() -> u64 {
+    u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0)
+}
+
 async fn until(moment: Option<Instant>) {
     match moment {
         Some(moment) => tokio::time::sleep_until(moment).await,
         None => std::future::pending().await,
-    }
-}
-
-impl ArchiveHandle {
-    /// All streams of all nodes.
-    pub(crate) fn all(&self) -> Vec<ArchiveStream> {
-        let streams = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        streams.values().cloned().collect()
-    }
-
-    /// The streams of one node.
-    pub(crate) fn of(&self, node: &NodeId) -> Vec<ArchiveStream> {
-        self.all().into_iter().filter(|s| s.node == *node).collect()
-    }
-
-    fn update(&self, key: &Key, intake: &Intake) {
-        let (epoch, watermark) = intake.durable().unwrap_or((0, 0));
-        let entry = ArchiveStream {
-            node: key.0.clone(),
-            stream: key.1.clone(),
-            epoch,
-            watermark,
-            records: intake.records(),
-            duplicates: intake.duplicates(),
-            gaps: intake.lost(),
-        };
-        let mut streams = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        streams.insert(key.clone(), entry);
     }
 }

@@ -1,3 +1,5 @@
+mod sparkplug;
+
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -5,6 +7,8 @@ use std::path::{Path, PathBuf};
 use fleet_api::strict::{self, StrictError};
 use fleet_api::units::{ByteSize, Span};
 use serde::{Deserialize, Serialize};
+
+pub use sparkplug::SparkplugConfig;
 
 /// The control plane's configuration. Every key may be left out.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -30,6 +34,9 @@ pub struct Config {
     pub archive: ArchiveConfig,
     /// Certificates that the CA issues.
     pub certificates: CertificatesConfig,
+    /// A view for SCADA systems. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sparkplug: Option<SparkplugConfig>,
 }
 
 /// The MQTT broker.
@@ -96,6 +103,12 @@ pub struct ArchiveConfig {
     pub columns: usize,
     /// Bytes of frames in memory at most, over all nodes. Default 256MiB.
     pub memory: ByteSize,
+    /// How often small files are looked for, to become large ones; 0s for never. Default 5m.
+    pub compact_every: Span,
+    /// Files to which nothing follows for so long become one. Default 1h.
+    pub compact_after: Span,
+    /// Bytes of a file that small ones have become. Default 64MiB.
+    pub compact_bytes: ByteSize,
 }
 
 /// Certificates that the CA issues.
@@ -142,6 +155,7 @@ impl Default for Config {
             limits: LimitsConfig::default(),
             archive: ArchiveConfig::default(),
             certificates: CertificatesConfig::default(),
+            sparkplug: None,
         }
     }
 }
@@ -166,6 +180,9 @@ impl Default for ArchiveConfig {
             flush_bytes: ByteSize(8 << 20),
             columns: 200,
             memory: ByteSize(256 << 20),
+            compact_every: Span::from_ms(300_000),
+            compact_after: Span::from_ms(3_600_000),
+            compact_bytes: ByteSize(64 << 20),
         }
     }
 }
@@ -235,6 +252,9 @@ impl Config {
         if self.limits.mqtt_packet.0 < 64 << 10 || self.limits.mqtt_packet.0 > 64 << 20 {
             return value("limits.mqtt_packet", "must lie between 64KiB and 64MiB");
         }
+        if let Some((key, rule)) = self.sparkplug.as_ref().and_then(|s| s.broken_rule()) {
+            return value(key, rule);
+        }
         if self.archive.flush_records == 0 || self.archive.flush_bytes.0 == 0 {
             return value("archive.flush_records", "must be at least 1");
         }
@@ -243,6 +263,9 @@ impl Config {
         }
         if self.archive.memory.0 < self.limits.mqtt_packet.0 || self.archive.memory.0 > 1 << 40 {
             return value("archive.memory", "must hold at least one MQTT packet");
+        }
+        if self.archive.compact_bytes.0 == 0 || self.archive.compact_bytes.0 > 1 << 30 {
+            return value("archive.compact_bytes", "must lie between 1B and 1GiB");
         }
         if self.certificates.node_life.ms() < 60_000 {
             return value("certificates.node_life", "must be at least one minute");

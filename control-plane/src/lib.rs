@@ -27,11 +27,14 @@ mod inspect;
 mod members;
 mod registry;
 mod secret;
+mod sparkplug;
 mod tls;
 
 pub use app::{App, AppError, Endpoint, shutdown_signal};
 pub use cli::Cli;
-pub use config::{ArchiveConfig, CertificatesConfig, Config, ConfigError, LimitsConfig};
+pub use config::{
+    ArchiveConfig, CertificatesConfig, Config, ConfigError, LimitsConfig, SparkplugConfig,
+};
 
 /// Body of a fuzz target, for fuzz/ alone.
 #[cfg(feature = "fuzzing")]

@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use fleet_api::artifact::{ArtifactKind, Reference};
-use fleet_api::ids::{Name, NodeId};
+use fleet_api::ids::{Name, NodeId, StreamName};
 use fleet_api::labels::{Selector, parse_label};
 use fleet_api::units::Span;
 
@@ -66,6 +66,8 @@ pub(crate) enum Command {
     },
     /// Have a node run recorded records through another version, and show the difference.
     Replay(ReplayArgs),
+    /// Show what is archived of every stream, and what is missing there.
+    Archive(ArchiveArgs),
     /// List deployments and how far their nodes are.
     Deployments,
     /// Delete a deployment, or forget a node.
@@ -101,6 +103,21 @@ pub(crate) struct EventsArgs {
 pub(crate) enum NewCommand {
     /// Make a project for a handler in a folder of its name.
     Handler(NewHandlerArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ArchiveArgs {
+    /// Of this node only.
+    pub(crate) node: Option<NodeId>,
+    /// Of this stream only.
+    #[arg(long)]
+    pub(crate) stream: Option<StreamName>,
+    /// Which sequences are missing, why and since when.
+    #[arg(long)]
+    pub(crate) gaps: bool,
+    /// The newest gaps of each stream of a node, at most.
+    #[arg(long, default_value_t = 100, requires = "gaps", value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub(crate) limit: u64,
 }
 
 #[derive(Debug, Args)]

@@ -5,6 +5,7 @@
 //! ```
 
 mod apply;
+mod archive;
 mod artifacts;
 mod cli;
 mod client;
@@ -54,6 +55,7 @@ async fn run(cli: Cli) -> Result<()> {
         Command::Events(args) => events::run(&client()?, &args, format).await,
         Command::Streams { node } => streams::list(&client()?, node.as_ref(), format).await,
         Command::Replay(args) => replay::run(&client()?, args, format).await,
+        Command::Archive(args) => archive::run(&client()?, &args, format).await,
         Command::Deployments => deployments::list(&client()?, format).await,
         Command::Delete(DeleteCommand::Deployment { name }) => {
             deployments::delete(&client()?, &name, format).await

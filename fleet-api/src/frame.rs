@@ -414,6 +414,9 @@ fn checksum(stream: &str, frame: &[u8]) -> u32 {
 }
 
 #[cfg(test)]
+mod vectors;
+
+#[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 

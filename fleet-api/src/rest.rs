@@ -238,6 +238,60 @@ pub struct ArchiveStream {
     pub duplicates: u64,
     /// Sequences that a node's limits evicted, since the control plane started.
     pub gaps: u64,
+    /// Files of records.
+    #[serde(default)]
+    pub files: u64,
+    /// Bytes of all files.
+    #[serde(default)]
+    pub bytes: u64,
+    /// Sequences without a record, in all gaps.
+    #[serde(default)]
+    pub missing: u64,
+    /// How many gaps there are.
+    #[serde(default)]
+    pub gap_count: u64,
+    /// The epochs of the node's buffer in their order; the last one is the present one.
+    #[serde(default)]
+    pub epochs: Vec<ArchiveEpoch>,
+}
+
+/// What has been archived of one epoch of a stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ArchiveEpoch {
+    /// The epoch.
+    pub epoch: u64,
+    /// Its first sequence here.
+    pub first: u64,
+    /// Its last sequence here.
+    pub last: u64,
+    /// When a file of it was written last, in milliseconds since the Unix epoch.
+    pub written_ms: u64,
+}
+
+/// `GET /api/v1/archive/gaps`: sequences that have no record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ArchiveGap {
+    /// The node.
+    pub node: NodeId,
+    /// The stream.
+    pub stream: StreamName,
+    /// The epoch.
+    pub epoch: u64,
+    /// The first sequence that is not there.
+    pub first: u64,
+    /// The last one, inclusive; unknown where the node's buffer was made anew.
+    pub last: Option<u64>,
+    /// How many records are gone; unknown where the node's buffer was made anew.
+    pub lost: Option<u64>,
+    /// Why: `quota`, `expired`, `damaged`, `too-large` as the node says, `missing` where it sent
+    /// nothing in their place, `new-buffer` where its buffer was made anew.
+    pub reason: String,
+    /// Time of the last record before the gap, in milliseconds since the Unix epoch.
+    pub after_ms: Option<u64>,
+    /// When the archive heard of it, in milliseconds since the Unix epoch.
+    pub noted_ms: u64,
 }
 
 /// `GET /api/v1/events`: what nodes tell.

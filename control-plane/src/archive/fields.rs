@@ -34,7 +34,7 @@ const MAX_REMEMBERED: usize = 4096;
 
 /// A field's value.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Scalar {
+pub(crate) enum Scalar {
     Bool(bool),
     Int(i64),
     Double(f64),
@@ -43,7 +43,7 @@ pub(super) enum Scalar {
 
 /// What a column holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Type {
+pub(crate) enum Type {
     Bool,
     Int,
     Double,
@@ -52,16 +52,16 @@ pub(super) enum Type {
 
 /// A column of a file. Rows without a cell have no value there.
 #[derive(Debug, PartialEq)]
-pub(super) struct Column {
-    pub(super) name: String,
-    pub(super) of: Type,
+pub(crate) struct Column {
+    pub(crate) name: String,
+    pub(crate) of: Type,
     /// Rows, ascending, with their values.
-    pub(super) cells: Vec<(usize, Scalar)>,
+    pub(crate) cells: Vec<(usize, Scalar)>,
 }
 
 /// What a stream's earlier files say about the types of later ones.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(super) struct Shape {
+pub(crate) struct Shape {
     /// Fields that once had a fraction: whole numbers are written as doubles from then on, so
     /// that a stream's files seldom differ in their types.
     fractional: BTreeSet<String>,
@@ -69,14 +69,14 @@ pub(super) struct Shape {
 
 impl Shape {
     /// Notes a column of doubles.
-    pub(super) fn note_fractional(&mut self, name: &str) {
+    pub(crate) fn note_fractional(&mut self, name: &str) {
         if self.fractional.len() < MAX_REMEMBERED {
             self.fractional.insert(name.to_owned());
         }
     }
 
     /// Gives records their columns, at most `max`, in the order in which the fields appear.
-    pub(super) fn columns(&mut self, records: &[Record], max: usize) -> Vec<Column> {
+    pub(crate) fn columns(&mut self, records: &[Record], max: usize) -> Vec<Column> {
         let mut fields = Fields {
             max,
             ..Fields::default()
@@ -130,7 +130,7 @@ impl Scalar {
     }
 
     #[expect(clippy::cast_precision_loss, reason = "the record's value stays exact")]
-    pub(super) fn as_double(&self) -> f64 {
+    pub(crate) fn as_double(&self) -> f64 {
         match self {
             Self::Int(number) => *number as f64,
             Self::Double(number) => *number,
@@ -138,7 +138,7 @@ impl Scalar {
         }
     }
 
-    pub(super) fn into_text(self) -> String {
+    pub(crate) fn into_text(self) -> String {
         match self {
             Self::Text(text) => text,
             Self::Int(number) => number.to_string(),

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::fields::Shape;
 use super::intake::{Content, Piece};
-use super::names::{FileName, Kind};
+use super::names::{FileName, Kind, Span};
 use super::table::{self, Table};
 
 /// More than the footer of nearly every file.
@@ -27,34 +27,43 @@ pub(super) enum FileError {
     Stopped,
 }
 
-/// Writes a piece; when this returns it is durable, and `shape` has learnt from it.
+/// Writes a piece; when this returns it is durable, and `shape` has learnt from it. Gives its name
+/// and length.
 pub(super) async fn write(
     objects: &Arc<dyn ObjectStore>,
     (node, stream): (&NodeId, &StreamName),
     piece: &Piece,
     shape: &mut Shape,
     max_columns: usize,
-) -> Result<(), FileError> {
+) -> Result<(FileName, u64), FileError> {
+    let Span { epoch, first, last } = piece.span;
     let (kind, bytes) = match &piece.content {
         Content::Records(records) => {
             let table = Table {
                 node: node.clone(),
                 stream: stream.clone(),
-                epoch: piece.span.epoch,
-                first: piece.span.first,
+                epoch,
+                first,
                 records: records.clone(),
             };
             let (bytes, learnt) = encode(table, shape.clone(), max_columns).await?;
             *shape = learnt;
             (Kind::Records, bytes)
         }
-        Content::Gap { reason, lost } => {
+        Content::Gap(gap) => {
             let gap = json!({
-                "v": 1, "node": node, "stream": stream, "epoch": piece.span.epoch,
-                "first": piece.span.first, "last": piece.span.last, "lost": lost,
-                "reason": reason,
+                "v": 1, "node": node, "stream": stream, "epoch": epoch, "first": first,
+                "last": last, "lost": gap.lost, "reason": gap.reason,
+                "after_ms": gap.after_ms, "noted_ms": gap.noted_ms,
             });
             (Kind::Gap, gap.to_string().into_bytes())
+        }
+        Content::Turn { to, noted_ms } => {
+            let turn = json!({
+                "v": 1, "node": node, "stream": stream, "epoch": epoch, "next": first,
+                "to": to, "noted_ms": noted_ms,
+            });
+            (Kind::Turn { to: *to }, turn.to_string().into_bytes())
         }
     };
     let name = FileName {
@@ -64,8 +73,9 @@ pub(super) async fn write(
         span: piece.span,
         kind,
     };
+    let length = bytes.len() as u64;
     objects.put(&name.path(), PutPayload::from(bytes)).await?;
-    Ok(())
+    Ok((name, length))
 }
 
 /// Encodes on a thread that may block.

@@ -43,8 +43,22 @@ pub(super) struct Receipt {
 pub(super) enum Content {
     /// Records, one for each sequence.
     Records(Vec<Record>),
-    /// No records: why, and how many there were.
-    Gap { reason: &'static str, lost: u64 },
+    /// No records.
+    Gap(Gap),
+    /// Another epoch, after the one of the piece.
+    Turn { to: u64, noted_ms: u64 },
+}
+
+/// Why there are no records.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Gap {
+    pub(super) reason: &'static str,
+    /// How many there were.
+    pub(super) lost: u64,
+    /// Time of the last record before it, if that is known.
+    pub(super) after_ms: Option<u64>,
+    /// When the archive heard of it.
+    pub(super) noted_ms: u64,
 }
 
 /// What became of a frame.
@@ -69,6 +83,10 @@ pub(super) struct Intake {
     current: Option<u64>,
     /// When the newest file that was there at start had been written.
     restored_ms: i64,
+    /// Whether a file says which epoch was the last.
+    has_turned: bool,
+    /// Time of the newest record.
+    newest_ms: Option<u64>,
     /// What may still grow.
     pending: Vec<Piece>,
     /// What keeps its name: a write that failed may have reached the store all the same, and is
@@ -88,9 +106,18 @@ impl Intake {
             let mark = marks.entry(span.epoch).or_default();
             *mark = span.last.max(*mark);
         }
-        if self.current.is_none() || written_ms >= self.restored_ms {
+        if self.current.is_none() || (!self.has_turned && written_ms >= self.restored_ms) {
             self.current = Some(span.epoch);
             self.restored_ms = written_ms;
+        }
+    }
+
+    /// Notes that a file says which epoch followed another.
+    pub(super) fn restore_turn(&mut self, to: u64, noted_ms: i64) {
+        if !self.has_turned || noted_ms >= self.restored_ms {
+            self.current = Some(to);
+            self.has_turned = true;
+            self.restored_ms = noted_ms;
         }
     }
 
@@ -98,7 +125,12 @@ impl Intake {
     pub(super) fn take(&mut self, frame: Frame, receipt: Receipt) -> Taken {
         let epoch = frame.epoch;
         let last = frame.last();
-        self.current = Some(epoch);
+        if let Some(before) = self.current.replace(epoch)
+            && before != epoch
+            && let Some(mark) = self.taken.get(&before).copied()
+        {
+            self.push_turn(before, mark, epoch, receipt);
+        }
         // An epoch that is new here starts wherever the node starts: it sends the oldest first.
         let mark = *self.taken.entry(epoch).or_insert(frame.first - 1);
         if frame.first > mark + 1 {
@@ -150,6 +182,7 @@ impl Intake {
 
     /// Appends records; a file holds those of one day.
     fn push_records(&mut self, epoch: u64, first: u64, records: Vec<Record>, receipt: Receipt) {
+        self.newest_ms = records.last().map(|r| r.time_ms).or(self.newest_ms);
         for (sequence, record) in (first..).zip(records) {
             let day = Day::of(record.time_ms, receipt.time_ms);
             if let Some(Piece {
@@ -179,7 +212,29 @@ impl Intake {
         self.pending.push(Piece {
             span,
             day: Day::of(receipt.time_ms, receipt.time_ms),
-            content: Content::Gap { reason, lost },
+            content: Content::Gap(Gap {
+                reason,
+                lost,
+                after_ms: self.newest_ms,
+                noted_ms: receipt.time_ms,
+            }),
+        });
+    }
+
+    /// The node's buffer was made anew: what it had not sent of the old one never comes.
+    fn push_turn(&mut self, epoch: u64, mark: u64, to: u64, receipt: Receipt) {
+        let next = mark + 1;
+        self.pending.push(Piece {
+            span: Span {
+                epoch,
+                first: next,
+                last: next,
+            },
+            day: Day::of(receipt.time_ms, receipt.time_ms),
+            content: Content::Turn {
+                to,
+                noted_ms: receipt.time_ms,
+            },
         });
     }
 
@@ -236,7 +291,7 @@ impl Piece {
     fn records(&self) -> usize {
         match &self.content {
             Content::Records(records) => records.len(),
-            Content::Gap { .. } => 0,
+            Content::Gap(_) | Content::Turn { .. } => 0,
         }
     }
 
@@ -244,7 +299,7 @@ impl Piece {
     fn bytes(&self) -> usize {
         match &self.content {
             Content::Records(records) => records.iter().map(record_bytes).sum(),
-            Content::Gap { .. } => 64,
+            Content::Gap(_) | Content::Turn { .. } => 64,
         }
     }
 

@@ -1,25 +1,25 @@
 //! Where the archive's files lie and what their names say:
 //! `archive/stream=S/node=N/day=YYYY-MM-DD/EPOCH-FIRST-LAST.parquet`, and
 //! `_EPOCH-FIRST-LAST.gap.json` where there are no records: readers of such folders pass over
-//! names that begin with an underscore.
+//! names that begin with an underscore. `_EPOCH-NEXT-TO.turn.json` says that a node's buffer was
+//! made anew: the epoch ended before the sequence NEXT, and the epoch TO followed.
 //!
 //! A name is the truth about which sequences a file holds. Of two files of a stream and epoch of
 //! which one lies within the other, the smaller one is about to be removed and does not count.
 
 use std::fmt;
 
+use fleet_api::frame::CLOCK_UNSET_BELOW_MS;
 use fleet_api::ids::{NodeId, StreamName};
 use object_store::path::Path;
 
 const DAY_MS: u64 = 86_400_000;
-/// The first moment at which a gateway's clock counts as set: 2024-01-01, UTC.
-const CLOCK_SET_MS: u64 = 1_704_067_200_000;
 /// The last moment that calendars know: the end of the year 9999.
 const LAST_MS: u64 = 253_402_300_799_999;
 
 /// Whether the clock that gave this time had been set.
-pub(super) fn clock_is_set(time_ms: u64) -> bool {
-    (CLOCK_SET_MS..=LAST_MS).contains(&time_ms)
+pub(crate) fn clock_is_set(time_ms: u64) -> bool {
+    (CLOCK_UNSET_BELOW_MS..=LAST_MS).contains(&time_ms)
 }
 
 /// A day in UTC, as days since 1970-01-01.
@@ -60,6 +60,8 @@ pub(super) enum Kind {
     Records,
     /// The reason why there are none.
     Gap,
+    /// The epoch that followed; the span is the first sequence that did not come.
+    Turn { to: u64 },
 }
 
 /// The sequences of a file.
@@ -93,13 +95,14 @@ impl FileName {
             node, stream, day, ..
         } = self;
         let Span { epoch, first, last } = self.span;
-        let (mark, ending) = match self.kind {
-            Kind::Records => ("", "parquet"),
-            Kind::Gap => ("_", "gap.json"),
+        let file = match self.kind {
+            Kind::Records => format!("{epoch}-{first}-{last}.parquet"),
+            Kind::Gap => format!("_{epoch}-{first}-{last}.gap.json"),
+            Kind::Turn { to } => format!("_{epoch}-{first}-{to}.turn.json"),
         };
         let root = root();
         Path::from(format!(
-            "{root}/stream={stream}/node={node}/day={day}/{mark}{epoch}-{first}-{last}.{ending}"
+            "{root}/stream={stream}/node={node}/day={day}/{file}"
         ))
     }
 
@@ -109,20 +112,25 @@ impl FileName {
         let ["archive", stream, node, day, name] = parts[..] else {
             return None;
         };
-        let (kind, span) = match name.strip_suffix(".parquet") {
-            Some(span) => (Kind::Records, span),
-            None => (
-                Kind::Gap,
-                name.strip_prefix('_')?.strip_suffix(".gap.json")?,
-            ),
+        let (name, ending) = name.split_once('.')?;
+        let (is_marked, numbers) = match name.strip_prefix('_') {
+            Some(numbers) => (true, numbers),
+            None => (false, name),
         };
-        let mut numbers = span.split('-').map(str::parse::<u64>);
-        let span = Span {
-            epoch: numbers.next()?.ok()?,
-            first: numbers.next()?.ok()?,
-            last: numbers.next()?.ok()?,
+        let mut numbers = numbers.split('-').map(str::parse::<u64>);
+        let [epoch, first, third] = [
+            numbers.next()?.ok()?,
+            numbers.next()?.ok()?,
+            numbers.next()?.ok()?,
+        ];
+        let (kind, last) = match (is_marked, ending) {
+            (false, "parquet") => (Kind::Records, third),
+            (true, "gap.json") => (Kind::Gap, third),
+            (true, "turn.json") => (Kind::Turn { to: third }, first),
+            _ => return None,
         };
-        (numbers.next().is_none() && span.first <= span.last).then_some(())?;
+        let span = Span { epoch, first, last };
+        (numbers.next().is_none() && first <= last).then_some(())?;
         Some(Self {
             node: NodeId::new(node.strip_prefix("node=")?).ok()?,
             stream: StreamName::new(stream.strip_prefix("stream=")?).ok()?,
@@ -139,7 +147,11 @@ mod tests {
 
     #[test]
     fn a_name_reads_back() {
-        for kind in [Kind::Records, Kind::Gap] {
+        for (kind, last) in [
+            (Kind::Records, 9),
+            (Kind::Gap, 9),
+            (Kind::Turn { to: 2 }, 3),
+        ] {
             let name = FileName {
                 node: NodeId::new("n1").unwrap(),
                 stream: StreamName::new("vibration").unwrap(),
@@ -147,7 +159,7 @@ mod tests {
                 span: Span {
                     epoch: 7,
                     first: 3,
-                    last: 9,
+                    last,
                 },
                 kind,
             };
@@ -162,6 +174,8 @@ mod tests {
             "archive/stream=s/node=n/day=2025-11-25/1-3-2.parquet",
             "archive/stream=s/node=n/day=today/1-2-3.parquet",
             "archive/stream=s/node=n/day=2025-11-25/1-2-3.parquet.tmp",
+            "archive/stream=s/node=n/day=2025-11-25/_1-2-3.parquet",
+            "archive/stream=s/node=n/day=2025-11-25/1-2-3.gap.json",
             "blobs/sha256/1-2-3.parquet",
         ] {
             assert_eq!(FileName::parse(&Path::from(path)), None, "{path}");
@@ -179,7 +193,7 @@ mod tests {
             Day::of(1_735_689_600_000, receipt).to_string(),
             "2025-01-01"
         );
-        for unset in [0, 86_400_000, CLOCK_SET_MS - 1, u64::MAX] {
+        for unset in [0, 86_400_000, CLOCK_UNSET_BELOW_MS - 1, u64::MAX] {
             assert_eq!(Day::of(unset, receipt).to_string(), day);
         }
     }

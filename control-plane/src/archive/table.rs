@@ -103,10 +103,10 @@ impl Table {
     }
 }
 
-/// Reads the records of a file with their sequences.
-#[cfg_attr(not(test), expect(dead_code, reason = "what merges files reads them"))]
-pub(super) fn decode(file: Bytes) -> Result<Vec<(u64, Record)>, ParquetError> {
+/// Reads the records of a file with their sequences; `shape` learns from its columns.
+pub(super) fn decode(file: Bytes, shape: &mut Shape) -> Result<Vec<(u64, Record)>, ParquetError> {
     let reader = SerializedFileReader::new(file)?;
+    learn(reader.metadata(), shape);
     let mut all = Vec::new();
     for at in 0..reader.num_row_groups() {
         let group = reader.get_row_group(at)?;

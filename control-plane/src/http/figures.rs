@@ -24,6 +24,7 @@ struct Stream {
 }
 
 type Counts = Family<Stream, Counter<u64, AtomicU64>>;
+type Levels = Family<Stream, Gauge<i64, AtomicI64>>;
 
 pub(super) async fn write(api: &Api) -> Result<String, StoreError> {
     let mut registry = Registry::with_prefix("control_plane");
@@ -43,6 +44,7 @@ pub(super) async fn write(api: &Api) -> Result<String, StoreError> {
     artifacts.set(i64::try_from(api.fleet.artifacts().await?.len()).unwrap_or(i64::MAX));
     registry.register("artifacts", "Artifacts in the registry", artifacts);
     let [records, duplicates, gaps] = [Counts::default(), Counts::default(), Counts::default()];
+    let [missing, files, bytes] = [Levels::default(), Levels::default(), Levels::default()];
     for entry in api.archive.all() {
         let labels = Stream {
             node: entry.node.to_string(),
@@ -51,6 +53,14 @@ pub(super) async fn write(api: &Api) -> Result<String, StoreError> {
         records.get_or_create(&labels).inc_by(entry.records);
         duplicates.get_or_create(&labels).inc_by(entry.duplicates);
         gaps.get_or_create(&labels).inc_by(entry.gaps);
+        for (family, value) in [
+            (&missing, entry.missing),
+            (&files, entry.files),
+            (&bytes, entry.bytes),
+        ] {
+            let level = i64::try_from(value).unwrap_or(i64::MAX);
+            family.get_or_create(&labels).set(level);
+        }
     }
     registry.register(
         "archive_records",
@@ -67,6 +77,13 @@ pub(super) async fn write(api: &Api) -> Result<String, StoreError> {
         "Records that nodes evicted since the start",
         gaps,
     );
+    registry.register(
+        "archive_missing_records",
+        "Sequences in the archive that have no record, in all gaps",
+        missing,
+    );
+    registry.register("archive_files", "Files of records in the archive", files);
+    registry.register("archive_bytes", "Bytes of the archive's files", bytes);
     let mut text = String::new();
     encode(&mut text, &registry).expect("writing to a String cannot fail");
     Ok(text)

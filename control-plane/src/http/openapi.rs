@@ -36,6 +36,7 @@ use super::{
         deployments::remove,
         archive::list,
         events::list,
+        archive::gaps,
         oci::version,
         oci::catalog,
         oci::uploads::start,

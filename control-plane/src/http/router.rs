@@ -51,6 +51,7 @@ routes! { REST, rest:
     delete "/api/v1/deployments/{name}"       => deployments::remove,
     get    "/api/v1/archive"                  => archive::list,
     get    "/api/v1/events"                   => events::list,
+    get    "/api/v1/archive/gaps"             => archive::gaps,
 }
 
 routes! { OCI, oci:

@@ -7,13 +7,14 @@ use bytes::Bytes;
 use fleet_api::frame::{Body, Encoding, Frame, Gap, GapReason, Record, Watermark};
 use parquet::file::reader::{FileReader as _, SerializedFileReader};
 use parquet::record::RowAccessor as _;
-use serde_json::json;
+use reqwest::Method;
+use serde_json::{Value, json};
 
 use crate::support::{Mqtt, Node, Plane, config};
 
-const STREAM: &str = "vibration";
+pub(crate) const STREAM: &str = "vibration";
 
-fn frame(epoch: u64, first: u64, last: u64) -> Vec<u8> {
+pub(crate) fn frame(epoch: u64, first: u64, last: u64) -> Vec<u8> {
     let records = (first..=last).map(|sequence| Record {
         time_ms: 1000 + sequence,
         encoding: Encoding::Json,
@@ -27,7 +28,7 @@ fn frame(epoch: u64, first: u64, last: u64) -> Vec<u8> {
     frame.encode(STREAM).unwrap().to_vec()
 }
 
-fn gap(epoch: u64, first: u64, last: u64) -> Vec<u8> {
+pub(crate) fn gap(epoch: u64, first: u64, last: u64) -> Vec<u8> {
     let body = Body::Gap(Gap {
         last,
         reason: GapReason::Quota,
@@ -39,7 +40,7 @@ fn gap(epoch: u64, first: u64, last: u64) -> Vec<u8> {
         .to_vec()
 }
 
-fn topic(node: &Node) -> String {
+pub(crate) fn topic(node: &Node) -> String {
     format!("edge/v1/{}/streams/{STREAM}", node.id)
 }
 
@@ -97,7 +98,11 @@ fn rows(folder: &Path) -> BTreeMap<(i64, i64), Vec<String>> {
     rows
 }
 
-fn assert_each_once(plane_data: &Path, epoch: i64, sequences: impl Iterator<Item = i64>) {
+pub(crate) fn assert_each_once(
+    plane_data: &Path,
+    epoch: i64,
+    sequences: impl Iterator<Item = i64>,
+) {
     let expected: BTreeMap<_, _> = sequences
         .map(|s| ((epoch, s), vec![format!("{{\"n\":{s}}}")]))
         .collect();
@@ -212,4 +217,71 @@ async fn a_burst_makes_few_files_of_bounded_size() {
     let rows = rows(&plane.data().join("objects/archive"));
     assert_eq!(rows.len(), 50_000);
     assert!(rows.values().all(|values| values.len() == 1));
+}
+
+#[tokio::test]
+async fn gaps_and_ends_of_buffers_are_shown_also_after_a_restart() {
+    let plane = Plane::start().await;
+    let node = plane.join("n1", json!({})).await;
+    plane.join("n2", json!({})).await;
+    let mut session = connect(&node).await;
+    session.publish(&topic(&node), frame(9, 1, 10)).await;
+    session.publish(&topic(&node), gap(9, 11, 15)).await;
+    session.publish(&topic(&node), frame(9, 16, 20)).await;
+    watermark(&mut session, (9, 20)).await;
+    // The buffer was lost; its successor has a smaller number.
+    session.publish(&topic(&node), frame(4, 1, 3)).await;
+    session.publish(&topic(&node), gap(4, 4, 4)).await;
+    watermark(&mut session, (4, 4)).await;
+    let expected = json!([
+        [9, 11, 15, 5, "quota", 1010],
+        [9, 21, null, null, "new-buffer", null],
+        [4, 4, 4, 1, "quota", 1003],
+    ]);
+    let told = async |plane: &Plane, question: &str| {
+        let gaps = plane.get(&format!("/api/v1/archive/gaps{question}")).await;
+        let gaps = gaps.as_array().unwrap().clone();
+        let tell = |gap: Value| {
+            assert_eq!(
+                (&gap["node"], &gap["stream"]),
+                (&json!("n1"), &json!(STREAM))
+            );
+            assert!(gap["noted_ms"].as_u64().unwrap() > 1_764_000_000_000);
+            let names = ["epoch", "first", "last", "lost", "reason", "after_ms"];
+            json!(names.map(|name| gap[name].clone()))
+        };
+        gaps.into_iter().map(tell).collect::<Value>()
+    };
+    assert_eq!(told(&plane, "").await, expected);
+    let stream = plane.get("/api/v1/archive").await[0].clone();
+    let figures = ["files", "missing", "gap_count"].map(|name| stream[name].clone());
+    assert_eq!(json!(figures), json!([3, 6, 2]));
+    let metrics = plane
+        .operator(Method::GET, "/metrics")
+        .send()
+        .await
+        .unwrap();
+    let metrics = metrics.text().await.unwrap();
+    let line = "control_plane_archive_missing_records{node=\"n1\",stream=\"vibration\"} 6";
+    assert!(metrics.contains(line), "{metrics}");
+
+    let plane = Plane::start_in(plane.stop().await).await;
+    assert_eq!(told(&plane, "?node=n1&stream=vibration").await, expected);
+    assert_eq!(told(&plane, "?limit=1").await, json!([expected[2]]));
+    assert_eq!(told(&plane, "?node=n2").await, json!([]));
+    let stream = plane.get("/api/v1/archive").await[0].clone();
+    assert_eq!(
+        (&stream["epoch"], &stream["watermark"]),
+        (&json!(4), &json!(4))
+    );
+    let epochs: Vec<_> = stream["epochs"].as_array().unwrap().iter().collect();
+    assert_eq!(
+        (&epochs[0]["epoch"], &epochs[0]["last"]),
+        (&json!(9), &json!(20))
+    );
+    for question in ["?limit=0", "?limit=x", "?nod=n1", "?node=N%20"] {
+        let path = format!("/api/v1/archive/gaps{question}");
+        let answer = plane.operator(Method::GET, &path).send().await.unwrap();
+        assert_eq!(answer.status(), 422, "{question}");
+    }
 }

@@ -167,6 +167,12 @@ impl Node {
         node
     }
 
+    pub(crate) fn at_port(&self, mqtt_port: u16) -> Self {
+        let mut node = self.clone();
+        node.mqtt_port = mqtt_port;
+        node
+    }
+
     pub(crate) async fn get(&self, path: &str) -> Response {
         let client = client(&self.ca, Some((&self.certificate, &self.key)));
         client

@@ -1,5 +1,5 @@
 use bytes::Bytes;
-use fleet_api::frame::{Encoding, Gap, GapReason};
+use fleet_api::frame::{Encoding, GapReason};
 use proptest::prelude::*;
 
 use super::*;
@@ -35,7 +35,7 @@ fn gap(epoch: u64, first: u64, last: u64) -> Frame {
     Frame {
         epoch,
         first,
-        body: Body::Gap(Gap {
+        body: Body::Gap(fleet_api::frame::Gap {
             last,
             reason: GapReason::Quota,
             lost: last - first + 1,
@@ -53,7 +53,11 @@ fn now() -> Receipt {
 /// Writes everything that is pending, as the disk would.
 fn flush(intake: &mut Intake) -> Vec<Piece> {
     let pieces = intake.pieces(BOUNDS);
-    let done: Vec<_> = pieces.iter().map(|p| p.span).collect();
+    let done: Vec<_> = pieces
+        .iter()
+        .filter(|p| !matches!(p.content, Content::Turn { .. }))
+        .map(|p| p.span)
+        .collect();
     intake.settle(&done, Vec::new());
     pieces
 }
@@ -125,8 +129,8 @@ fn a_hole_is_waited_for_and_then_named() {
     let gaps: Vec<_> = pieces
         .iter()
         .filter_map(|p| match &p.content {
-            Content::Gap { reason, lost } => Some((p.span.first, p.span.last, *reason, *lost)),
-            Content::Records(_) => None,
+            Content::Gap(gap) => Some((p.span.first, p.span.last, gap.reason, gap.lost)),
+            Content::Records(_) | Content::Turn { .. } => None,
         })
         .collect();
     assert_eq!(gaps, [(7, 8, "missing", 2)]);
@@ -152,8 +156,16 @@ fn a_new_epoch_starts_over() {
     intake.restore(span(7, 1, 100), 0);
     assert_eq!(intake.durable(), Some((7, 100)));
     assert_eq!(intake.take(records(8, 1, 2), now), Taken::Pending);
-    flush(&mut intake);
+    let pieces = flush(&mut intake);
     assert_eq!(intake.durable(), Some((8, 2)));
+    let turn = Content::Turn {
+        to: 8,
+        noted_ms: MIDNIGHT_MS,
+    };
+    assert_eq!(
+        (pieces[0].span, &pieces[0].content),
+        (span(7, 101, 101), &turn)
+    );
     assert_eq!(intake.take(records(7, 90, 100), now), Taken::Known);
 }
 
@@ -164,6 +176,10 @@ fn after_a_restart_the_epoch_that_was_written_last_is_the_nodes() {
     intake.restore(span(9, 1, 50), 1_000);
     intake.restore(span(3, 21, 30), 1_500);
     assert_eq!(intake.durable(), Some((3, 30)));
+    // Merged files are newer than what they say; a turn is not.
+    intake.restore_turn(9, 500);
+    intake.restore(span(3, 1, 30), 9_000);
+    assert_eq!(intake.durable(), Some((9, 50)));
 }
 
 #[test]

@@ -35,7 +35,7 @@ fn every_record_reads_back_as_it_was() {
     let file = table(records.clone())
         .encode(&mut Shape::default(), 100)
         .unwrap();
-    let read = decode(file.into()).unwrap();
+    let read = decode(file.into(), &mut Shape::default()).unwrap();
     let expected: Vec<_> = (41..).zip(records).collect();
     assert_eq!(read, expected);
 }
@@ -74,7 +74,7 @@ fn row_groups_hold_what_belongs_to_them() {
         }
     }
     assert_eq!(row, rows);
-    assert_eq!(decode(file).unwrap().len(), rows);
+    assert_eq!(decode(file, &mut Shape::default()).unwrap().len(), rows);
 }
 
 #[test]
@@ -91,6 +91,6 @@ fn a_footer_tells_which_fields_are_fractional() {
 
 #[test]
 fn what_is_no_file_of_ours_is_an_error() {
-    assert!(decode(Bytes::from_static(b"PAR1PAR1")).is_err());
-    assert!(decode(Bytes::new()).is_err());
+    assert!(decode(Bytes::from_static(b"PAR1PAR1"), &mut Shape::default()).is_err());
+    assert!(decode(Bytes::new(), &mut Shape::default()).is_err());
 }
