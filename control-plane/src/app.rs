@@ -7,15 +7,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
-use object_store::ObjectStore;
-use object_store::local::LocalFileSystem;
 use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::archive::{Archive, ArchiveError, leftovers};
+use crate::archive::{Archive, ArchiveError};
 use crate::authority::{Authority, AuthorityError};
 use crate::broker::{Broker, Outlets};
 use crate::config::{Config, ConfigError, ExternalBroker};
@@ -23,6 +21,7 @@ use crate::data_dir::{DataDir, DataDirError};
 use crate::fleet::{FleetHandle, IngestTask, ReconcileTask, Store, StoreError};
 use crate::http::{Api, HttpTask, Transport};
 use crate::members::Members;
+use crate::objects::{self, ObjectsError};
 use crate::registry::Registry;
 use crate::secret::{TokenDigest, random_token, write_durably};
 use crate::sparkplug::{SparkplugError, SparkplugTask};
@@ -68,8 +67,8 @@ pub enum AppError {
         source: std::io::Error,
     },
     /// The object store cannot be opened.
-    #[error("open the object store: {0}")]
-    Objects(#[from] object_store::Error),
+    #[error(transparent)]
+    Objects(#[from] ObjectsError),
     /// There is no view for Sparkplug.
     #[error(transparent)]
     Sparkplug(#[from] SparkplugError),
@@ -147,9 +146,7 @@ impl App {
         let authority = Arc::new(Authority::open(&data)?);
         let tls = Tls::new(&authority, &config.host())?;
         let admin = admin_token(&data)?;
-        leftovers::remove(&data.objects());
-        let objects: Arc<dyn ObjectStore> =
-            Arc::new(LocalFileSystem::new_with_prefix(data.objects())?.with_fsync(true));
+        let objects = objects::open(&config.objects, &data.objects())?;
 
         let members = Members::default();
         let node_life = i64::try_from(config.certificates.node_life.ms()).unwrap_or(i64::MAX);

@@ -1,3 +1,4 @@
+mod objects;
 mod sparkplug;
 
 use std::fmt;
@@ -8,6 +9,8 @@ use fleet_api::strict::{self, StrictError};
 use fleet_api::units::{ByteSize, Span};
 use serde::{Deserialize, Serialize};
 
+pub use objects::ObjectsConfig;
+pub(crate) use objects::Place;
 pub use sparkplug::SparkplugConfig;
 
 /// The control plane's configuration. Every key may be left out.
@@ -30,6 +33,8 @@ pub struct Config {
     pub broker: BrokerConfig,
     /// Bounds on what clients may use.
     pub limits: LimitsConfig,
+    /// Where the registry's blobs and the archive's files lie.
+    pub objects: ObjectsConfig,
     /// How device data is written.
     pub archive: ArchiveConfig,
     /// Certificates that the CA issues.
@@ -153,6 +158,7 @@ impl Default for Config {
             registry_http_listen: None,
             broker: BrokerConfig::default(),
             limits: LimitsConfig::default(),
+            objects: ObjectsConfig::default(),
             archive: ArchiveConfig::default(),
             certificates: CertificatesConfig::default(),
             sparkplug: None,
@@ -253,6 +259,9 @@ impl Config {
             return value("limits.mqtt_packet", "must lie between 64KiB and 64MiB");
         }
         if let Some((key, rule)) = self.sparkplug.as_ref().and_then(|s| s.broken_rule()) {
+            return value(key, rule);
+        }
+        if let Some((key, rule)) = self.objects.broken_rule() {
             return value(key, rule);
         }
         if self.archive.flush_records == 0 || self.archive.flush_bytes.0 == 0 {

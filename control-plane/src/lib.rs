@@ -25,6 +25,7 @@ mod fleet;
 mod http;
 mod inspect;
 mod members;
+mod objects;
 mod registry;
 mod secret;
 mod sparkplug;
@@ -33,7 +34,8 @@ mod tls;
 pub use app::{App, AppError, Endpoint, shutdown_signal};
 pub use cli::Cli;
 pub use config::{
-    ArchiveConfig, CertificatesConfig, Config, ConfigError, LimitsConfig, SparkplugConfig,
+    ArchiveConfig, CertificatesConfig, Config, ConfigError, LimitsConfig, ObjectsConfig,
+    SparkplugConfig,
 };
 
 /// Body of a fuzz target, for fuzz/ alone.

@@ -8,6 +8,7 @@ mod foreign_readers;
 mod frames_in_python;
 mod identity;
 mod merged_files;
+mod object_storage;
 mod registry;
 mod sparkplug;
 mod start;
