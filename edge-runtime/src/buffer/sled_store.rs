@@ -248,13 +248,13 @@ impl FrameStore for SledStore {
 
 impl Drop for SledStore {
     fn drop(&mut self) {
-        // The last handle's own drop flushes and may panic on a damaged file.
-        let db = self.db.clone();
-        let _ = catch_unwind(AssertUnwindSafe(|| {
-            let _ = db.flush();
-            drop(db);
-        }));
-        let _ = self.data.sync_data();
+        let flush = catch_unwind(AssertUnwindSafe(|| self.db.flush()));
+        let flushed = flush.is_ok_and(|flush| flush.is_ok()) && self.data.sync_data().is_ok();
+        if !flushed {
+            // The last handle's own drop writes again, and panics where that fails. With one
+            // that is never dropped the lock is held until the process ends, as it has to now.
+            std::mem::forget(self.db.clone());
+        }
     }
 }
 
