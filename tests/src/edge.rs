@@ -1,4 +1,5 @@
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -52,6 +53,23 @@ impl Edge {
     /// Sets an environment variable for every later start.
     pub fn env(&mut self, name: &str, value: &str) {
         self.env.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// Takes back all that [`Self::env`] has set.
+    pub fn clear_env(&mut self) {
+        self.env.clear();
+    }
+
+    /// Waits until it ends by itself.
+    ///
+    /// # Errors
+    /// If it does not run, or goes on running.
+    pub async fn ended(&mut self, limit: Duration) -> Result<ExitStatus> {
+        let process = self.process.as_mut();
+        let process = process.with_context(|| format!("{} does not run", self.id))?;
+        let status = process.ended(limit).await?;
+        self.process = None;
+        Ok(status)
     }
 
     /// Joins a control plane.

@@ -12,7 +12,7 @@ mod kills;
 mod tally;
 
 pub use audit::{Auditor, promised_in, work};
-pub use cuts::{Cuts, chained_cuts, power_cuts};
+pub use cuts::{Cuts, chained_cuts, cuts_of_log, power_cuts};
 pub use damage::damage;
 pub use io_errors::io_errors;
 pub use kills::{Kills, kills};

@@ -108,6 +108,11 @@ impl Disk {
         Ok(disk)
     }
 
+    /// What makes content durable on it.
+    pub fn cache(&self) -> Cache {
+        self.cache
+    }
+
     fn new_file(&mut self, inode: u64, file: File) -> Node {
         self.files.push(file);
         let number = self.files.len() - 1;

@@ -66,23 +66,11 @@ pub fn power_cuts(wanted: Cuts, mut progress: impl FnMut(u64)) -> Result<Tally> 
         let entries = read(&log, &dir)?;
 
         let count = CUTS_OF_A_RUN.min(wanted.cuts - tally.trials);
-        let places = places(&entries, count, &mut dice);
-        let mut auditor = Auditor::new(&root);
-        let mut promised = Promised::default();
-        let mut followed = 0;
-        for at in places {
-            for entry in &entries[followed..at] {
-                disk.follow(entry)?;
-            }
-            promised = promised_in(&entries[followed..at], promised)?;
-            followed = at;
-            let keep = KEEP[usize::try_from(dice.below(4))?];
-            let left = tempfile::tempdir_in(&root)?;
-            disk.cut(left.path(), keep, &mut dice)?;
-            let verdict = auditor.verdict(left.path(), &promised)?;
-            tally.count(&wanted.name(run, cache, at, keep), &verdict);
-            progress(tally.trials);
-        }
+        let before = tally.trials;
+        let name = |at, keep| wanted.name(run, cache, at, keep);
+        let tell = |trials| progress(before + trials);
+        let (more, followed) = cuts_of(&root, &entries, &mut disk, count, &mut dice, name, tell)?;
+        tally.add(more);
         // Runs with an even seed end in good order, so that the log must tell all.
         if seed.is_multiple_of(2) {
             for entry in &entries[followed..] {
@@ -92,6 +80,62 @@ pub fn power_cuts(wanted: Cuts, mut progress: impl FnMut(u64)) -> Result<Tally> 
                 .context("the log does not tell all that was written")?;
         }
         run += 1;
+    }
+    Ok(tally)
+}
+
+/// Cuts one run's log at `count` places; the disk has followed it up to the second value.
+fn cuts_of(
+    root: &Path,
+    entries: &[Entry],
+    disk: &mut Disk,
+    count: u64,
+    dice: &mut Dice,
+    name: impl Fn(usize, u64) -> String,
+    mut progress: impl FnMut(u64),
+) -> Result<(Tally, usize)> {
+    let mut tally = Tally::default();
+    let mut auditor = Auditor::new(root);
+    let mut promised = Promised::default();
+    let mut followed = 0;
+    for at in places(entries, count, dice) {
+        for entry in &entries[followed..at] {
+            disk.follow(entry)?;
+        }
+        promised = promised_in(&entries[followed..at], promised)?;
+        followed = at;
+        let keep = KEEP[usize::try_from(dice.below(4))?];
+        let left = tempfile::tempdir_in(root)?;
+        disk.cut(left.path(), keep, dice)?;
+        let verdict = auditor.verdict(left.path(), &promised)?;
+        tally.count(&name(at, keep), &verdict);
+        progress(tally.trials);
+    }
+    Ok((tally, followed))
+}
+
+/// Cuts of what another program than the trials' own has done, whose log has acknowledgements
+/// too: each of `disks` is its folder before, and is followed to the end.
+///
+/// # Errors
+/// If the log is not understood.
+pub fn cuts_of_log(
+    root: &Path,
+    disks: &mut [Disk],
+    entries: &[Entry],
+    cuts: u64,
+    seed: u64,
+) -> Result<Tally> {
+    let mut tally = Tally::default();
+    for disk in disks {
+        let cache = disk.cache();
+        let name = |at, keep| format!("seed {seed}, {cache:?} cache, entry {at}, {keep} % kept");
+        let mut dice = Dice::new(seed);
+        let (more, followed) = cuts_of(root, entries, disk, cuts, &mut dice, name, |_| {})?;
+        tally.add(more);
+        for entry in &entries[followed..] {
+            disk.follow(entry)?;
+        }
     }
     Ok(tally)
 }

@@ -123,17 +123,18 @@ fn files(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
+/// Copies the files, and the folders even where they are empty.
 fn copy_files(from: &Path, files: &[PathBuf], to: &Path) -> Result<()> {
-    for file in files {
-        let target = to.join(file);
-        if let Some(folder) = target.parent() {
-            std::fs::create_dir_all(folder)?;
+    let mut open = vec![from.to_owned()];
+    while let Some(folder) = open.pop() {
+        std::fs::create_dir_all(to.join(folder.strip_prefix(from)?))?;
+        for entry in std::fs::read_dir(&folder)? {
+            let path = entry?.path();
+            open.extend(path.is_dir().then_some(path));
         }
-        std::fs::copy(from.join(file), target)?;
     }
-    // sled wants its folder of large values, empty as it is.
-    for store in ["buffer", "keyvalue"] {
-        std::fs::create_dir_all(to.join(store).join("sled/blobs"))?;
+    for file in files {
+        std::fs::copy(from.join(file), to.join(file))?;
     }
     Ok(())
 }
