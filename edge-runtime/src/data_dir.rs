@@ -81,7 +81,9 @@ impl DataDir {
         };
         std::fs::create_dir_all(path).map_err(io)?;
         let version = path.join("version");
-        match std::fs::read_to_string(&version) {
+        // A damaged file may hold anything.
+        let found = std::fs::read(&version).map(|f| String::from_utf8_lossy(&f).into_owned());
+        match found {
             Ok(found) if found.trim() == FORM => {}
             Ok(found) => {
                 let found = found.trim().to_owned();
