@@ -71,6 +71,19 @@ impl Line {
         self.seconds += took.as_secs_f64();
     }
 
+    /// Tells how far this kind is, as a round takes long.
+    fn tell(&self) {
+        let Self {
+            kind,
+            trials,
+            unopenable,
+            lost,
+            wrong,
+            ..
+        } = self;
+        eprintln!("  {kind}: {trials}, {unopenable} unopenable, {lost} lost, {wrong} wrong");
+    }
+
     fn is_good(&self) -> bool {
         self.unopenable + self.lost + self.wrong == 0
     }
@@ -125,8 +138,8 @@ pub(crate) async fn run(args: &SoakArgs, json: Option<&Path>) -> Result<()> {
         Line::new("power cuts"),
         Line::new("power cuts in a row"),
         Line::new("damaged files"),
-        Line::new("failing calls"),
         Line::new("kills"),
+        Line::new("failing calls"),
     ];
     let mut seed = args.seed;
     while !left.is_over() {
@@ -146,7 +159,7 @@ pub(crate) async fn run(args: &SoakArgs, json: Option<&Path>) -> Result<()> {
 }
 
 async fn round(left: &mut Left, seed: u64, lines: &mut [Line; 5]) -> Result<()> {
-    let [cuts, chained, flips, calls, kills] = lines;
+    let [cuts, chained, flips, kills, calls] = lines;
     let wanted = move |cuts| Cuts {
         cuts,
         seed,
@@ -168,12 +181,6 @@ async fn round(left: &mut Left, seed: u64, lines: &mut [Line; 5]) -> Result<()> 
         trial::damage(count, seed, tell)
     })
     .await?;
-    if std::mem::take(&mut left.calls) {
-        blocking(calls, 1_000, seed, move |tell| {
-            trial::io_errors(true, seed, tell)
-        })
-        .await?;
-    }
     let count = share(&mut left.kills, KILLS);
     if count > 0 {
         let (bar, started) = (bar("kills", count, seed), Instant::now());
@@ -190,6 +197,13 @@ async fn round(left: &mut Left, seed: u64, lines: &mut [Line; 5]) -> Result<()> 
             tally.failures.push(format!("seed {seed}: {done:?}"));
         }
         kills.add(tally, started.elapsed());
+        kills.tell();
+    }
+    if std::mem::take(&mut left.calls) {
+        blocking(calls, 1_000, seed, move |tell| {
+            trial::io_errors(true, seed, tell)
+        })
+        .await?;
     }
     Ok(())
 }
@@ -210,6 +224,7 @@ async fn blocking(
         tokio::task::spawn_blocking(move || trials(&mut |now| shown.set_position(now))).await??;
     bar.finish_and_clear();
     line.add(tally, started.elapsed());
+    line.tell();
     Ok(())
 }
 
