@@ -177,14 +177,17 @@ async fn a_version_is_tried_on_recorded_data_apart_from_production() -> Result<(
     assert_eq!(node.summary.desired_generation, 1);
 
     refusals(&fleet).await?;
-    let streams: Value = fleet.edgectl.json(&["streams", "n1"]).await?;
-    let names: Vec<_> = streams
-        .as_array()
-        .context("a list")?
-        .iter()
-        .map(|s| &s["name"])
-        .collect();
-    assert!(names.iter().any(|name| *name == "vibration"), "{streams}");
+    until("the node's figures", LIMIT, async || {
+        let streams = fleet.edgectl.json::<Vec<Value>>(&["streams", "n1"]).await;
+        let streams = streams.map_err(|e| e.to_string())?;
+        let found = streams.iter().any(|s| s["name"] == "vibration");
+        if found {
+            Ok(())
+        } else {
+            Err(format!("{streams:?}"))
+        }
+    })
+    .await?;
     let table = fleet.edgectl.ok(["streams"]).await?;
     assert!(
         table.starts_with("NODE") && table.contains("alerts"),
