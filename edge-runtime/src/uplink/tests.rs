@@ -339,10 +339,11 @@ async fn a_node_gives_way_to_another_with_its_identity() {
     .await;
     let node = Node::start(broker.port, &[spec("a")]);
     node.append("a", 10, 100).await;
-    node.until("it gives way", || {
-        broker.connections() == TAKEOVERS.0 as u32
+    node.until("it gives way and keeps that to tell", || {
+        node.depth("events") > 0
     })
     .await;
+    assert_eq!(broker.connections(), TAKEOVERS.0 as u32);
     broker.set(Manners::default());
     let gave_way = Instant::now();
     node.empty("a").await;
