@@ -10,8 +10,11 @@
 //! A task per source. Each connects again by itself, says how it does in a
 //! [`SourceHealth`], and acknowledges nothing before it is durable.
 
+mod file;
 mod intake;
+mod modbus;
 mod mqtt;
+mod reading;
 mod reconnect;
 mod report;
 mod secrets;
@@ -208,6 +211,10 @@ async fn work(context: Context) {
     let source = &context.source;
     if let Some(mqtt) = &source.mqtt {
         mqtt::run(&context, mqtt).await;
+    } else if let Some(modbus) = &source.modbus {
+        modbus::run(&context, modbus).await;
+    } else if let Some(file) = &source.file {
+        file::run(&context, file).await;
     } else {
         let kind = source.kind();
         context

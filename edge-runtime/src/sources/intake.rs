@@ -5,7 +5,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::report::Report;
 use crate::backoff::Backoff;
-use crate::streams::{AppendError, NewRecord, Streams};
+use crate::streams::{AppendError, Mark, NewRecord, Streams};
 
 /// Shortest and longest wait before a stream that took nothing is asked again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
@@ -36,11 +36,24 @@ impl Intake {
     /// # Errors
     /// [`IntakeError::Refused`] if a record can never be stored; then none is.
     pub(super) async fn store(&self, records: Vec<NewRecord>) -> Result<(), IntakeError> {
+        self.store_marked(records, None).await
+    }
+
+    /// As [`Intake::store`], with a mark in the same commit.
+    ///
+    /// # Errors
+    /// As [`Intake::store`].
+    pub(super) async fn store_marked(
+        &self,
+        records: Vec<NewRecord>,
+        mark: Option<Mark>,
+    ) -> Result<(), IntakeError> {
+        let stream = self.stream.as_str();
         let mut pause = Backoff::new(RETRY.0, RETRY.1);
         loop {
             let appended = tokio::select! {
                 () = self.stop.cancelled() => return Err(IntakeError::Stopped),
-                appended = self.streams.append(self.stream.as_str(), records.clone()) => appended,
+                appended = self.streams.append_marked(stream, records.clone(), mark.clone()) => appended,
             };
             let Err(error) = appended else {
                 self.report.stored(records.len());

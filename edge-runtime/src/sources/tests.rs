@@ -11,6 +11,8 @@ use tokio::time::timeout;
 use super::*;
 use crate::streams::BufferConfig;
 
+mod file;
+mod modbus;
 mod mqtt;
 
 const LIMIT: Duration = Duration::from_secs(20);

@@ -12,36 +12,40 @@ const MESSAGES: usize = 5_000;
 const KILLS: usize = 3;
 
 /// A port that was free a moment ago, for a listener that has to come back on it.
-fn free_port() -> Result<u16> {
+pub(crate) fn free_port() -> Result<u16> {
     Ok(std::net::TcpListener::bind("127.0.0.1:0")?
         .local_addr()?
         .port())
 }
 
-/// Everything that the node holds of a stream, by the `n` of each message.
-async fn held(serve: &Serve) -> Result<Vec<u64>> {
-    let mut url = format!("{}/streams/press?from=1&limit=100000", serve.url);
-    let mut numbers = Vec::new();
+/// The values of all records that the node holds of the stream `press`.
+pub(crate) async fn values(serve: &Serve) -> Result<Vec<Value>> {
+    let mut next = 1;
+    let mut values = Vec::new();
     loop {
-        let text = http::plain()?
-            .get(&url)
-            .send()
-            .await?
-            .error_for_status()?
-            .text()
-            .await?;
-        let Some(last) = text.lines().last() else {
-            return Ok(numbers);
-        };
-        let last: Value = serde_json::from_str(last)?;
-        for line in text.lines() {
-            let row: Value = serde_json::from_str(line)?;
-            let n = row["value"]["value"]["n"].as_u64();
-            numbers.push(n.with_context(|| line.to_owned())?);
+        let url = format!("{}/streams/press?from={next}&limit=100000", serve.url);
+        let answer = http::plain()?.get(&url).send().await?.error_for_status()?;
+        let before = values.len();
+        for line in answer.text().await?.lines() {
+            let mut row: Value = serde_json::from_str(line)?;
+            next = row["seq"].as_u64().context("a sequence")? + 1;
+            values.push(row["value"].take());
         }
-        let next = last["seq"].as_u64().context("a sequence")? + 1;
-        url = format!("{}/streams/press?from={next}&limit=100000", serve.url);
+        if values.len() == before {
+            return Ok(values);
+        }
     }
+}
+
+/// The `n` of each message that the node holds.
+async fn held(serve: &Serve) -> Result<Vec<u64>> {
+    let values = values(serve).await?;
+    let n = |value: &Value| {
+        value["value"]["n"]
+            .as_u64()
+            .with_context(|| value.to_string())
+    };
+    values.iter().map(n).collect()
 }
 
 fn lines(dir: &Path, from: usize) -> Result<PathBuf> {
