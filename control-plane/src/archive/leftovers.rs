@@ -15,10 +15,10 @@ pub(crate) fn remove(objects: &Path) {
             let path = entry.path();
             if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 folders.push(path);
-            } else if is_leftover(&path) {
-                if let Err(error) = std::fs::remove_file(&path) {
-                    tracing::warn!(path = %path.display(), %error, "could not remove half a file");
-                }
+            } else if is_leftover(&path)
+                && let Err(error) = std::fs::remove_file(&path)
+            {
+                tracing::warn!(path = %path.display(), %error, "could not remove half a file");
             }
         }
     }

@@ -1,6 +1,7 @@
 mod crash;
 mod damage;
 mod limits;
+mod one_commit;
 mod promise;
 mod ranges;
 mod rate;
