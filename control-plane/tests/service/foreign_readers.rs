@@ -90,11 +90,11 @@ impl Sent {
 /// A record and the columns that it has to have.
 fn climate(n: u32, t: Value) -> (Value, Value) {
     let record = json!({
-        "t": t, "line": { "id": n, "name": format!("line-{}", n % 3) }, "ok": n % 2 == 0,
+        "t": t, "line": { "id": n, "name": format!("line-{}", n % 3) }, "ok": n.is_multiple_of(2),
         "tags": ["a", "b"], "node": "plc",
     });
     let expected = json!({
-        "t": t, "line.id": n, "line.name": format!("line-{}", n % 3), "ok": n % 2 == 0,
+        "t": t, "line.id": n, "line.name": format!("line-{}", n % 3), "ok": n.is_multiple_of(2),
         "_node": "plc",
     });
     (record, expected)

@@ -409,7 +409,7 @@ impl World {
     /// The link stands and the receiver takes all.
     async fn drain(&mut self) {
         self.crash(usize::MAX);
-        for stream in 0..NAMES.len() {
+        for (stream, name) in NAMES.iter().enumerate() {
             for _ in 0..10_000 {
                 let before = self.known[stream].watermark;
                 self.deliver(stream, 50, 0, true).await;
@@ -418,9 +418,9 @@ impl World {
                 }
             }
             let known = &self.known[stream];
-            known.check(NAMES[stream]);
+            known.check(name);
             let last = known.acknowledged.keys().next_back().copied().unwrap_or(0);
-            assert!(known.watermark >= last, "{}: not all came", NAMES[stream]);
+            assert!(known.watermark >= last, "{name}: not all came");
         }
         self.check().await;
         self.check_outputs();
