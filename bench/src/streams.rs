@@ -1,5 +1,7 @@
 //! Device data: durable ingest beside other stores and beside the disk's own limit, over HTTP, and on its way out.
 
+mod bare;
+mod drain;
 mod http;
 mod in_process;
 #[path = "../peers/src/job.rs"]
@@ -32,6 +34,8 @@ enum Part {
     Stores,
     /// Ingest over HTTP.
     Http,
+    /// A backlog on its way out.
+    Drain,
 }
 
 pub(crate) async fn measure(rounds: usize, args: &StreamsArgs, report: &mut Report) -> Result<()> {
@@ -41,6 +45,9 @@ pub(crate) async fn measure(rounds: usize, args: &StreamsArgs, report: &mut Repo
     }
     if wanted(Part::Http) {
         http::measure(rounds, args, report).await?;
+    }
+    if wanted(Part::Drain) {
+        drain::measure(rounds, report).await?;
     }
     Ok(())
 }

@@ -53,6 +53,7 @@ impl Ours {
     pub(super) fn open(dir: &Path, runtime: Handle) -> Result<Self> {
         let config = BufferConfig {
             ballast_bytes: 0,
+            max_bytes: Some(8 << 30),
             ..BufferConfig::default()
         };
         let streams = Streams::open(dir, config)?;
