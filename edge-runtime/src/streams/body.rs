@@ -28,7 +28,8 @@ pub(super) fn records(
     let content_type = content_type.unwrap_or("application/json");
     let media = content_type.split(';').next().unwrap_or("").trim();
     match media.to_ascii_lowercase().as_str() {
-        "application/json" => json(body),
+        // The second is what curl says unless it is told otherwise.
+        "application/json" | "application/x-www-form-urlencoded" => json(body),
         "application/x-ndjson"
         | "application/ndjson"
         | "application/jsonl"
@@ -129,6 +130,10 @@ mod tests {
         assert_eq!(
             values("application/json; charset=utf-8", b"[1, \"x\"]"),
             [&b"1"[..], b"\"x\""]
+        );
+        assert_eq!(
+            values("application/x-www-form-urlencoded", b"{\"a\": 1.0}"),
+            [&b"{\"a\": 1.0}"[..]]
         );
         assert_eq!(
             values("application/x-ndjson", b"1\r\n\n{\"b\":2}\n"),
