@@ -115,10 +115,11 @@ impl FromStr for Pair {
 /// What keeps it from starting, with what to do about it.
 pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let sourced = sources::load(args.sources.as_deref())?;
-    if args.file.is_none() && args.routes.is_empty() && args.models.is_empty() && sourced.is_empty()
-    {
+    let handlers = args.file.is_some() || !args.routes.is_empty();
+    let data = !args.streams.is_empty() || !sourced.is_empty();
+    if !handlers && !data && args.models.is_empty() {
         bail!(
-            "nothing to serve: give a FILE.wasm, --route PATH=FILE.wasm, --model NAME=FILE.onnx or --sources FILE.toml"
+            "nothing to serve: give a FILE.wasm, --route PATH=FILE.wasm, --model NAME=FILE.onnx, --stream NAME or --sources FILE.toml"
         );
     }
     let kept = sources::streams(&args.streams, &sourced);
