@@ -33,6 +33,12 @@ pub(crate) struct SoakArgs {
     /// Files with damage.
     #[arg(long, default_value_t = 2_000)]
     flips: u64,
+    /// Commands per stream in a run whose power is cut.
+    #[arg(long, default_value_t = COMMANDS)]
+    commands: u64,
+    /// Leave out the run for each call to the disk in which that call fails.
+    #[arg(long)]
+    no_calls: bool,
     /// Seed of the first round; the next one has the next.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -112,14 +118,14 @@ impl Left {
             chained: count(args.cuts / 10),
             flips: count(args.flips),
             kills: count(args.kills),
-            calls: true,
+            calls: !args.no_calls,
         }
     }
 
     fn is_over(&self) -> bool {
         match self.until {
             Some(until) => Instant::now() >= until,
-            None => self.cuts + self.chained + self.flips + self.kills == 0,
+            None => self.cuts + self.chained + self.flips + self.kills == 0 && !self.calls,
         }
     }
 }
@@ -143,12 +149,13 @@ pub(crate) async fn run(args: &SoakArgs, json: Option<&Path>) -> Result<()> {
     ];
     let mut seed = args.seed;
     while !left.is_over() {
-        round(&mut left, seed, &mut lines).await?;
+        round(&mut left, (seed, args.commands), &mut lines).await?;
         seed += 1;
         eprintln!("{}", table(&lines));
-    }
-    if let Some(path) = json {
-        std::fs::write(path, serde_json::to_vec_pretty(&lines)?)?;
+        // What is known so far outlives a soak that is stopped.
+        if let Some(path) = json {
+            std::fs::write(path, serde_json::to_vec_pretty(&lines)?)?;
+        }
     }
     println!("{}", table(&lines));
     for failure in lines.iter().flat_map(|line| &line.failures) {
@@ -158,13 +165,13 @@ pub(crate) async fn run(args: &SoakArgs, json: Option<&Path>) -> Result<()> {
     Ok(())
 }
 
-async fn round(left: &mut Left, seed: u64, lines: &mut [Line; 5]) -> Result<()> {
+async fn round(left: &mut Left, (seed, commands): (u64, u64), lines: &mut [Line; 5]) -> Result<()> {
     let [cuts, chained, flips, kills, calls] = lines;
     let wanted = move |cuts| Cuts {
         cuts,
         seed,
         swallow: None,
-        commands: COMMANDS,
+        commands,
     };
     let count = share(&mut left.cuts, CUTS);
     blocking(cuts, count, seed, move |tell| {
@@ -194,7 +201,9 @@ async fn round(left: &mut Left, seed: u64, lines: &mut [Line; 5]) -> Result<()> 
         };
         if !done.is_good() {
             tally.wrong = u64::from(tally.lost == 0);
-            tally.failures.push(format!("seed {seed}: {done:?}"));
+            let failure = format!("seed {seed}: {done:?}");
+            eprintln!("{failure}");
+            tally.failures.push(failure);
         }
         kills.add(tally, started.elapsed());
         kills.tell();

@@ -21,14 +21,13 @@ fn sync(fd: c_int, how: u8, range: (off64_t, off64_t), real: impl FnOnce() -> c_
     if config.swallows(how) {
         return 0;
     }
+    let held = log::lock();
     let id = NEXT.fetch_add(1, Ordering::Relaxed) << 32 | u64::from(std::process::id());
     let id = id.to_le_bytes();
     let (offset, bytes) = (range.0.to_le_bytes(), range.1.to_le_bytes());
-    log::append(
-        &log::lock(),
-        kinds::SYNC_BEGIN,
-        &[&id, &inode.to_le_bytes(), &[how], &offset, &bytes],
-    );
+    let fields: [&[u8]; 5] = [&id, &inode.to_le_bytes(), &[how], &offset, &bytes];
+    log::append(&held, kinds::SYNC_BEGIN, &fields);
+    drop(held);
     let answer = real();
     if answer == 0 {
         log::append(&log::lock(), kinds::SYNC_END, &[&id]);

@@ -7,6 +7,9 @@ use anyhow::{Context, Result};
 use super::log::{Call, Entry, How};
 use crate::dice::Dice;
 
+#[cfg(test)]
+mod tests;
+
 const PAGE: usize = 4_096;
 
 /// What makes content durable.
@@ -31,6 +34,8 @@ pub struct Disk {
     journal: Vec<Meta>,
     /// Changes that have become durable and left the journal.
     committed: usize,
+    /// Syncs that have begun. Their ids say nothing about their order.
+    begun: u64,
     syncs: BTreeMap<u64, Sync>,
 }
 
@@ -46,8 +51,8 @@ struct File {
     durable: Vec<u8>,
     /// Pages that were written since they were last taken by a sync.
     dirty: BTreeSet<usize>,
-    /// The sync that each durable page is from, by their order.
-    synced_by: BTreeMap<usize, u64>,
+    /// The sync that has found each durable page so, by the order in which they began.
+    found_by: BTreeMap<usize, u64>,
 }
 
 #[derive(Debug, Clone)]
@@ -62,12 +67,20 @@ enum Meta {
 #[derive(Debug, Clone)]
 struct Sync {
     file: Option<usize>,
-    pages: BTreeMap<usize, Vec<u8>>,
+    pages: BTreeMap<usize, Page>,
     /// How much of the journal it makes durable, counted from the start.
     journal: usize,
     /// Only pages within the durable size.
     inside_only: bool,
     counts: bool,
+}
+
+/// A page that a sync makes durable.
+#[derive(Debug, Clone)]
+struct Page {
+    /// The sync that has found it so: an earlier one, if that is still under way.
+    found_by: u64,
+    bytes: Vec<u8>,
 }
 
 impl Disk {
@@ -84,6 +97,7 @@ impl Disk {
             durable_names: BTreeMap::new(),
             journal: Vec::new(),
             committed: 0,
+            begun: 0,
             syncs: BTreeMap::new(),
         };
         for (path, content) in tree(dir)? {
@@ -187,6 +201,7 @@ impl Disk {
 
     fn begin(&mut self, id: u64, inode: u64, how: How, range: (u64, u64)) -> Result<()> {
         let now = self.committed + self.journal.len();
+        self.begun += 1;
         let mut sync = Sync {
             file: self.inodes.get(&inode).copied(),
             pages: BTreeMap::new(),
@@ -224,14 +239,19 @@ impl Disk {
             let pages: Vec<_> = file.dirty.iter().copied().filter(|p| wanted(*p)).collect();
             // What another sync has under way is waited for by this one, too.
             let under_way = self.syncs.values().filter(|other| other.file == sync.file);
-            for (page, bytes) in under_way.flat_map(|other| &other.pages) {
-                if wanted(*page) {
-                    sync.pages.insert(*page, bytes.clone());
+            for (number, page) in under_way.flat_map(|other| &other.pages) {
+                let known = sync.pages.get(number).map_or(0, |page| page.found_by);
+                if wanted(*number) && page.found_by > known {
+                    sync.pages.insert(*number, page.clone());
                 }
             }
-            for page in pages {
-                file.dirty.remove(&page);
-                sync.pages.insert(page, file.page(page).to_vec());
+            for number in pages {
+                file.dirty.remove(&number);
+                let page = Page {
+                    found_by: self.begun,
+                    bytes: file.page(number).to_vec(),
+                };
+                sync.pages.insert(number, page);
             }
         }
         self.syncs.insert(id, sync);
@@ -255,16 +275,16 @@ impl Disk {
         self.committed += count;
         let Some(number) = sync.file else { return };
         let file = &mut self.files[number];
-        for (page, bytes) in sync.pages {
-            if file.synced_by.get(&page).is_some_and(|by| *by > id) {
+        for (number, page) in sync.pages {
+            if file.is_newer(number, &page) {
                 continue;
             }
-            if sync.inside_only && page * PAGE + bytes.len() > file.durable.len() {
+            if sync.inside_only && number * PAGE + page.bytes.len() > file.durable.len() {
                 // The size that would cover it is not durable.
-                file.dirty.insert(page);
+                file.dirty.insert(number);
             } else {
-                put_page(&mut file.durable, page, &bytes);
-                file.synced_by.insert(page, id);
+                put_page(&mut file.durable, number, &page.bytes);
+                file.found_by.insert(number, page.found_by);
             }
         }
     }
@@ -296,11 +316,10 @@ impl Disk {
             for size in resized.get(&number).into_iter().flatten() {
                 left.resize(*size, 0);
             }
-            for (id, sync) in self.syncs.iter().filter(|(_, s)| s.file == Some(number)) {
-                for (page, bytes) in &sync.pages {
-                    let newer = file.synced_by.get(page).is_some_and(|by| by > id);
-                    if !newer && dice.percent(keep) {
-                        put_page(&mut left, *page, bytes);
+            for sync in self.syncs.values().filter(|s| s.file == Some(number)) {
+                for (at, page) in &sync.pages {
+                    if !file.is_newer(*at, page) && dice.percent(keep) {
+                        put_page(&mut left, *at, &page.bytes);
                     }
                 }
             }
@@ -354,6 +373,12 @@ impl File {
         }
         self.content[offset..end].copy_from_slice(data);
         self.dirty.extend(offset / PAGE..end.div_ceil(PAGE));
+    }
+
+    /// Whether what is durable was found later than `page`.
+    fn is_newer(&self, number: usize, page: &Page) -> bool {
+        let durable = self.found_by.get(&number);
+        durable.is_some_and(|by| *by > page.found_by)
     }
 
     fn page(&self, page: usize) -> &[u8] {

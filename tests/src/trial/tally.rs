@@ -23,7 +23,8 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Counts a verdict; `trial` says which trial it was.
+    /// Counts a verdict and tells at once what is not good, as the rest may take hours;
+    /// `trial` says which trial it was.
     pub fn count(&mut self, trial: &str, verdict: &Verdict) {
         self.trials += 1;
         self.records += verdict.records;
@@ -31,7 +32,7 @@ impl Tally {
         self.unopenable += u64::from(verdict.unopenable.is_some());
         self.lost += u64::from(!verdict.lost.is_empty());
         self.wrong += u64::from(!verdict.wrong.is_empty());
-        if !verdict.is_good() && self.failures.len() < TOLD {
+        if !verdict.is_good() {
             let Verdict {
                 unopenable,
                 lost,
@@ -42,9 +43,12 @@ impl Tally {
             lost.truncate(4);
             let mut wrong = wrong.clone();
             wrong.truncate(4);
-            self.failures.push(format!(
-                "{trial}: unopenable {unopenable:?}, lost {lost:?}, wrong {wrong:?}"
-            ));
+            let failure =
+                format!("{trial}: unopenable {unopenable:?}, lost {lost:?}, wrong {wrong:?}");
+            eprintln!("{failure}");
+            if self.failures.len() < TOLD {
+                self.failures.push(failure);
+            }
         }
     }
 
