@@ -252,7 +252,7 @@ pub struct ProcessorHealth {
 pub struct SourceHealth {
     /// The source.
     pub name: Name,
-    /// `mqtt`, `mqtt-listener`, `modbus`, `opcua` or `file`.
+    /// `mqtt`, `mqtt-listener`, `modbus` or `file`.
     pub kind: String,
     /// The stream that takes its records.
     pub stream: StreamName,

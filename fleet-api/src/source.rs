@@ -15,7 +15,7 @@ pub use problems::{SourceProblem, SourceProblems};
 pub use register::{Register, RegisterError, RegisterKind};
 
 /// A `[[source]]`: where records come from and the stream that takes them. It
-/// has exactly one of `mqtt`, `modbus`, `opcua` and `file`.
+/// has exactly one of `mqtt`, `modbus` and `file`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Source {
@@ -29,9 +29,6 @@ pub struct Source {
     /// Registers that are polled over Modbus TCP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub modbus: Option<ModbusSource>,
-    /// Nodes of an OPC UA server.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub opcua: Option<OpcuaSource>,
     /// Lines that a program appends to a file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<FileSource>,
@@ -185,41 +182,6 @@ pub enum ByteOrder {
     Dcba,
 }
 
-/// Nodes of an OPC UA server.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct OpcuaSource {
-    /// The server, `opc.tcp://HOST:PORT[/PATH]`.
-    pub endpoint: String,
-    /// How often the server looks at the values and tells of changes. Default 1s.
-    #[serde(default = "second")]
-    pub every: Span,
-    /// User at the server. Default: anonymous.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub username: Option<String>,
-    /// The node's secret with that user's password.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub password: Option<Name>,
-    /// What is subscribed.
-    pub nodes: Vec<OpcuaNode>,
-}
-
-/// A named value of an OPC UA server.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct OpcuaNode {
-    /// Its name.
-    pub name: String,
-    /// The server's id for it, as in `ns=2;s=Press4.Temperature`.
-    pub node: String,
-    /// Unit of the value.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub unit: Option<String>,
-    /// A change that is not larger than this makes no record. Default: every change makes one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub deadband: Option<f64>,
-}
-
 /// A file that a program appends lines to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -289,7 +251,7 @@ impl SourcesFile {
 }
 
 impl Source {
-    /// The protocol's name, for people: `mqtt`, `mqtt-listener`, `modbus`, `opcua` or `file`.
+    /// The protocol's name, for people: `mqtt`, `mqtt-listener`, `modbus` or `file`.
     pub fn kind(&self) -> &'static str {
         match self {
             Self { mqtt: Some(m), .. } if m.listen.is_some() => "mqtt-listener",
@@ -297,7 +259,6 @@ impl Source {
             Self {
                 modbus: Some(_), ..
             } => "modbus",
-            Self { opcua: Some(_), .. } => "opcua",
             _ => "file",
         }
     }
@@ -355,10 +316,6 @@ name = "sensors"
 stream = "press"
 mqtt = { listen = "0.0.0.0:1884" }
 [[source]]
-name = "mill"
-stream = "press"
-opcua = { endpoint = "opc.tcp://10.0.0.8:4840", nodes = [{ name = "speed", node = "ns=2;s=Speed" }] }
-[[source]]
 name = "log"
 stream = "press"
 file = { path = "/var/log/press.csv", format = "csv" }
@@ -368,7 +325,7 @@ file = { path = "/var/log/press.csv", format = "csv" }
     fn reads_the_documented_examples() {
         let file = SourcesFile::from_toml(PRESS, "press.toml").expect("valid");
         let kinds: Vec<_> = file.sources.iter().map(Source::kind).collect();
-        assert_eq!(kinds, ["modbus", "mqtt", "mqtt-listener", "opcua", "file"]);
+        assert_eq!(kinds, ["modbus", "mqtt", "mqtt-listener", "file"]);
         let modbus = file.sources[0].modbus.as_ref().expect("modbus");
         assert_eq!(modbus.values[0].kind(), ModbusType::F32);
         assert_eq!(modbus.values[1].kind(), ModbusType::Bool);
@@ -385,7 +342,6 @@ file = { path = "/var/log/press.csv", format = "csv" }
             .replace("unit = \"Cel\", deadband = 0.5", "deadband = -1.0")
             .replace("\"coil:3\"", "\"coil:3\", type = \"f32\"")
             .replace(", topics = [\"plant/+/temp\"]", "")
-            .replace("opc.tcp://", "http://")
             .replace("file = {", "mqtt = { listen = \"0.0.0.0:1\" }\nfile = {");
         let error = SourcesFile::from_toml(&text, "press.toml").expect_err("refused");
         insta::assert_snapshot!(error.to_string(), @r#"
@@ -393,8 +349,7 @@ file = { path = "/var/log/press.csv", format = "csv" }
           line 6: source press-4 has modbus.values.0.deadband = -1: use a number that is not negative
           line 7: source press-4 has modbus.values.1.type = f32: use bool, which is all that a bit can be
           line 11: source plant has mqtt.topics = []: use at least one topic filter, such as ["plant/+/temperature"]
-          line 19: source mill has opcua.endpoint = http://10.0.0.8:4840: use opc.tcp://HOST:PORT
-          line 23: source log has mqtt and file: keep one of mqtt, modbus, opcua and file
+          line 19: source log has mqtt and file: keep one of mqtt, modbus and file
         "#);
     }
 

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::{FileFormat, FileSource, ModbusSource, ModbusType, MqttSource, OpcuaSource, Source};
+use super::{FileFormat, FileSource, ModbusSource, ModbusType, MqttSource, Source};
 use crate::event;
 use crate::ids::Name;
 use crate::strict;
@@ -17,10 +17,10 @@ pub struct SourceProblems(Vec<(usize, SourceProblem)>);
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum SourceProblem {
     /// Nothing to read from.
-    #[error("source {0} reads from nothing: give it one of mqtt, modbus, opcua and file")]
+    #[error("source {0} reads from nothing: give it one of mqtt, modbus and file")]
     Nothing(Name),
     /// More than one protocol.
-    #[error("source {name} has {given}: keep one of mqtt, modbus, opcua and file")]
+    #[error("source {name} has {given}: keep one of mqtt, modbus and file")]
     Several {
         /// The source.
         name: Name,
@@ -127,7 +127,6 @@ fn given(source: &Source) -> impl Iterator<Item = &'static str> {
     [
         ("mqtt", source.mqtt.is_some()),
         ("modbus", source.modbus.is_some()),
-        ("opcua", source.opcua.is_some()),
         ("file", source.file.is_some()),
     ]
     .into_iter()
@@ -146,7 +145,6 @@ fn bad_values(source: &Source) -> Vec<Bad> {
     }
     source.mqtt.iter().for_each(|mqtt| bad_mqtt(mqtt, &mut bad));
     source.modbus.iter().for_each(|m| bad_modbus(m, &mut bad));
-    source.opcua.iter().for_each(|o| bad_opcua(o, &mut bad));
     source.file.iter().for_each(|file| bad_file(file, &mut bad));
     bad
 }
@@ -271,53 +269,6 @@ fn bad_modbus(modbus: &ModbusSource, bad: &mut Vec<Bad>) {
             say(
                 key("deadband"),
                 text(value.deadband),
-                "a number that is not negative",
-            );
-        }
-    }
-}
-
-fn bad_opcua(opcua: &OpcuaSource, bad: &mut Vec<Bad>) {
-    let mut say =
-        |key: String, value: String, allowed| bad.push((format!("opcua.{key}"), value, allowed));
-    let host = opcua.endpoint.strip_prefix("opc.tcp://");
-    if !host.is_some_and(|h| !h.is_empty() && !h.starts_with('/')) {
-        say(
-            "endpoint".to_owned(),
-            opcua.endpoint.clone(),
-            "opc.tcp://HOST:PORT",
-        );
-    }
-    if opcua.every.ms() < 10 {
-        say("every".to_owned(), opcua.every.to_string(), "at least 10ms");
-    }
-    if opcua.nodes.is_empty() || opcua.nodes.len() > MOST_VALUES {
-        say(
-            "nodes".to_owned(),
-            format!("{} nodes", opcua.nodes.len()),
-            "1 to 10000",
-        );
-    }
-    if opcua.username.is_some() != opcua.password.is_some() {
-        say(
-            "username".to_owned(),
-            "that".to_owned(),
-            "username and password together",
-        );
-    }
-    for (i, node) in opcua.nodes.iter().enumerate() {
-        let key = |key: &str| format!("nodes.{i}.{key}");
-        if opcua.nodes[..i].iter().any(|n| n.name == node.name) || node.name.is_empty() {
-            say(
-                key("name"),
-                format!("{:?}", node.name),
-                "a name of its own for each node",
-            );
-        }
-        if node.deadband.is_some_and(|d| !(d.is_finite() && d >= 0.0)) {
-            say(
-                key("deadband"),
-                text(node.deadband),
                 "a number that is not negative",
             );
         }
