@@ -6,8 +6,8 @@ use fleet_api::frame::{Body, Frame, GapReason, Watermark};
 use fleet_api::ids::NodeId;
 use fleet_api::topic::NodeTopic;
 use rumqttc::v5::mqttbytes::v5::{
-    ConnAck, ConnAckProperties, ConnectReturnCode, Disconnect, DisconnectReasonCode, Packet,
-    PingResp, PubAck, PubAckReason, Publish, SubAck, SubscribeReasonCode,
+    ConnAck, ConnAckProperties, ConnectReturnCode, Packet, PingResp, PubAck, PubAckReason, Publish,
+    SubAck, SubscribeReasonCode,
 };
 use rumqttc::v5::mqttbytes::{Error, QoS};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -193,10 +193,8 @@ async fn serve(mut socket: TcpStream, state: Arc<Mutex<State>>) {
                 });
                 suback.write(&mut output, None).unwrap();
                 if manners.taken_over {
-                    let goodbye = Disconnect::new(DisconnectReasonCode::SessionTakenOver);
-                    Packet::Disconnect(goodbye)
-                        .write(&mut output, None)
-                        .unwrap();
+                    // DISCONNECT, 142 session taken over, no properties; the client's own writer spoils it.
+                    output.extend_from_slice(&[0xE0, 2, 142, 0]);
                 }
                 let state = state.lock().unwrap();
                 for (stream, archive) in &state.streams {
