@@ -29,7 +29,8 @@ const FRAME: u8 = b'f';
 const NOTE: u8 = b'n';
 
 pub(super) struct SledStore {
-    db: sled::Db,
+    /// Taken only when this is dropped.
+    db: Option<sled::Db>,
     data: File,
     path: PathBuf,
     /// Whether a damaged database is set aside at the next start.
@@ -62,12 +63,16 @@ impl SledStore {
         db.flush().map_err(open_failure)?;
         let data = sync_files(path).map_err(OpenFailure::Io)?;
         Ok(Self {
-            db,
+            db: Some(db),
             data,
             path: path.to_owned(),
             marks: true,
             failed: OnceLock::new(),
         })
+    }
+
+    fn db(&self) -> &sled::Db {
+        self.db.as_ref().expect("it is there until this is dropped")
     }
 
     /// The same store for people who look into it: damage has no consequences.
@@ -79,7 +84,7 @@ impl SledStore {
     /// Copies everything into `other` and makes it durable there.
     pub(super) fn copy_to(&self, other: &Self) -> Result<(), BufferError> {
         let (mut batch, mut bytes) = (sled::Batch::default(), 0);
-        let mut entries = self.db.iter();
+        let mut entries = self.db().iter();
         loop {
             let entry = self.guarded(|| entries.next().transpose().map_err(text))?;
             if let Some((key, value)) = &entry {
@@ -90,8 +95,8 @@ impl SledStore {
                 let full = std::mem::take(&mut batch);
                 bytes = 0;
                 other.guarded(|| {
-                    other.db.apply_batch(full).map_err(text)?;
-                    other.db.flush().map_err(text)?;
+                    other.db().apply_batch(full).map_err(text)?;
+                    other.db().flush().map_err(text)?;
                     other.data.sync_data().map_err(text)
                 })?;
             }
@@ -129,7 +134,7 @@ impl SledStore {
     ) -> Result<StoredFrame, String> {
         let chunk_0 = match chunk_0 {
             Some(chunk) => Some(chunk),
-            None => self.db.get(frame_key(stream, first, 0)).map_err(text)?,
+            None => self.db().get(frame_key(stream, first, 0)).map_err(text)?,
         };
         let Some(chunk_0) = chunk_0 else {
             let bytes = Bytes::new();
@@ -141,7 +146,11 @@ impl SledStore {
         }
         let mut bytes = BytesMut::from(&chunk_0[..]);
         for chunk in 1..=u16::MAX {
-            let Some(piece) = self.db.get(frame_key(stream, first, chunk)).map_err(text)? else {
+            let Some(piece) = self
+                .db()
+                .get(frame_key(stream, first, chunk))
+                .map_err(text)?
+            else {
                 break;
             };
             bytes.extend_from_slice(&piece);
@@ -182,9 +191,9 @@ impl FrameStore for SledStore {
             for (key, value) in &changes.notes {
                 batch.insert(note_key(key), &value[..]);
             }
-            self.db.apply_batch(batch).map_err(text)?;
+            self.db().apply_batch(batch).map_err(text)?;
             if durability == Durability::Durable {
-                self.db.flush().map_err(text)?;
+                self.db().flush().map_err(text)?;
                 self.data.sync_data().map_err(text)?;
             }
             Ok(())
@@ -194,7 +203,7 @@ impl FrameStore for SledStore {
     fn at_or_before(&self, stream: StreamId, seq: u64) -> Result<Option<StoredFrame>, BufferError> {
         self.guarded(|| {
             let bound = frame_key(stream, seq, u16::MAX);
-            let Some((key, value)) = self.db.get_lt(bound).map_err(text)? else {
+            let Some((key, value)) = self.db().get_lt(bound).map_err(text)? else {
                 return Ok(None);
             };
             let Some((found, first, chunk)) = parse_frame_key(&key) else {
@@ -211,7 +220,7 @@ impl FrameStore for SledStore {
     fn after(&self, stream: StreamId, seq: u64) -> Result<Option<StoredFrame>, BufferError> {
         self.guarded(|| {
             let bound = frame_key(stream, seq, u16::MAX);
-            let Some((key, value)) = self.db.get_gt(bound).map_err(text)? else {
+            let Some((key, value)) = self.db().get_gt(bound).map_err(text)? else {
                 return Ok(None);
             };
             let Some((found, first, chunk)) = parse_frame_key(&key) else {
@@ -227,7 +236,7 @@ impl FrameStore for SledStore {
 
     fn notes(&self, prefix: &[u8]) -> Result<Vec<Note>, BufferError> {
         self.guarded(|| {
-            self.db
+            self.db()
                 .scan_prefix(note_key(prefix))
                 .map(|entry| {
                     let (key, value) = entry.map_err(text)?;
@@ -248,12 +257,21 @@ impl FrameStore for SledStore {
 
 impl Drop for SledStore {
     fn drop(&mut self) {
-        let flush = catch_unwind(AssertUnwindSafe(|| self.db.flush()));
+        let flush = catch_unwind(AssertUnwindSafe(|| self.db().flush()));
         let flushed = flush.is_ok_and(|flush| flush.is_ok()) && self.data.sync_data().is_ok();
+        let db = self.db.take();
         if !flushed {
             // The last handle's own drop writes again, and panics where that fails. With one
             // that is never dropped the lock is held until the process ends, as it has to now.
-            std::mem::forget(self.db.clone());
+            std::mem::forget(db);
+            return;
+        }
+        // It syncs once more, and panics where that fails; everything is on the disk already.
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(db))) {
+            tracing::warn!(
+                reason = panic_text(panic.as_ref()),
+                "the buffer did not close well"
+            );
         }
     }
 }
