@@ -163,6 +163,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         SourcesConfig {
             node: identity.node.to_string(),
             secrets: SourceSecrets::Folder(secrets),
+            keys: config.data_dir.join("opcua"),
         },
         streams.clone(),
         stop.clone(),

@@ -70,7 +70,7 @@ fn log_to_stderr(cli: &Cli) -> log::LogGuard {
         }
         Command::Serve(_) | Command::Buffer(_) => "error",
         // That crate's warnings are in a guest's hands, outside of its share of the log.
-        _ => "info,wasmtime_wasi_http=error",
+        _ => "info,wasmtime_wasi_http=error,opcua_client=off,opcua_core=off,opcua_crypto=off",
     };
     log::to_stderr(cli.log.as_deref().unwrap_or(default), cli.log_json)
 }

@@ -178,7 +178,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     eprintln!("serving {}", gateway.url());
     let working = Sources::new();
     let sourcing = streams.clone().map(|streams| {
-        let config = sources::config(pairs(&args.secrets));
+        let config = sources::config(pairs(&args.secrets), args.data_dir.as_deref());
         tokio::spawn(crate::sources::run(
             working.clone(),
             config,

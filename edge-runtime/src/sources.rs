@@ -4,6 +4,7 @@
 //!  devices ── MQTT ─► listener ─────┐
 //!  plant broker ── MQTT ────────────┤
 //!  PLC ── Modbus TCP, polled ───────┼─► intake ─► stream (durable) ─► PUBACK, position
+//!  PLC ── OPC UA, subscribed ───────┤
 //!  file ── lines ───────────────────┘     ▲ full: the source waits
 //! ```
 //!
@@ -14,6 +15,8 @@ mod file;
 mod intake;
 mod modbus;
 mod mqtt;
+#[cfg(feature = "opcua")]
+mod opcua;
 mod reading;
 mod reconnect;
 mod report;
@@ -21,6 +24,7 @@ mod secrets;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -55,6 +59,8 @@ pub struct SourcesConfig {
     pub node: String,
     /// Where secrets lie.
     pub secrets: SourceSecrets,
+    /// Folder of the node's key for OPC UA servers, and of the certificates that it trusts.
+    pub keys: PathBuf,
 }
 
 impl Sources {
@@ -139,6 +145,8 @@ pub async fn run(
                 source: source.clone(),
                 node: config.node.clone(),
                 secrets: config.secrets.clone(),
+                #[cfg(feature = "opcua")]
+                keys: config.keys.clone(),
                 intake: Intake {
                     streams: streams.clone(),
                     stream: source.stream.clone(),
@@ -176,6 +184,8 @@ struct Context {
     source: Source,
     node: String,
     secrets: SourceSecrets,
+    #[cfg(feature = "opcua")]
+    keys: PathBuf,
     intake: Intake,
 }
 
@@ -216,11 +226,13 @@ async fn work(context: Context) {
     } else if let Some(file) = &source.file {
         file::run(&context, file).await;
     } else {
+        #[cfg(feature = "opcua")]
+        if let Some(opcua) = &source.opcua {
+            return opcua::run(&context, opcua).await;
+        }
         let kind = source.kind();
-        context
-            .intake
-            .report
-            .disconnected(&format!("this runtime has no {kind} sources"));
+        let reason = format!("this runtime is built without {kind} sources");
+        context.intake.report.disconnected(&reason);
         context.intake.stop.cancelled().await;
     }
 }

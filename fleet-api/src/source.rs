@@ -8,14 +8,19 @@ use crate::ids::{Name, StreamName};
 use crate::strict::{self, StrictError};
 use crate::units::{ByteSize, Span};
 
+mod opcua;
 mod problems;
 mod register;
 
+pub use opcua::{Namespace, NodeName, NodeNameError, OpcuaNode, OpcuaSecurity, OpcuaSource};
 pub use problems::{SourceProblem, SourceProblems};
 pub use register::{Register, RegisterError, RegisterKind};
 
+/// Values of one source; more belong into a second source.
+const MOST_VALUES: usize = 10_000;
+
 /// A `[[source]]`: where records come from and the stream that takes them. It
-/// has exactly one of `mqtt`, `modbus` and `file`.
+/// has exactly one of `mqtt`, `modbus`, `opcua` and `file`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Source {
@@ -29,6 +34,9 @@ pub struct Source {
     /// Registers that are polled over Modbus TCP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub modbus: Option<ModbusSource>,
+    /// Values that an OPC UA server tells of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub opcua: Option<OpcuaSource>,
     /// Lines that a program appends to a file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<FileSource>,
@@ -251,7 +259,7 @@ impl SourcesFile {
 }
 
 impl Source {
-    /// The protocol's name, for people: `mqtt`, `mqtt-listener`, `modbus` or `file`.
+    /// The protocol's name, for people: `mqtt`, `mqtt-listener`, `modbus`, `opcua` or `file`.
     pub fn kind(&self) -> &'static str {
         match self {
             Self { mqtt: Some(m), .. } if m.listen.is_some() => "mqtt-listener",
@@ -259,6 +267,7 @@ impl Source {
             Self {
                 modbus: Some(_), ..
             } => "modbus",
+            Self { opcua: Some(_), .. } => "opcua",
             _ => "file",
         }
     }
@@ -316,6 +325,11 @@ name = "sensors"
 stream = "press"
 mqtt = { listen = "0.0.0.0:1884" }
 [[source]]
+name = "plc"
+stream = "press"
+opcua = { endpoint = "opc.tcp://10.0.0.8:4840", username = "edge", password = "plc", nodes = [
+  { name = "pressure", node = "ns=2;s=Press4.Pressure", unit = "bar", deadband = 0.1 } ] }
+[[source]]
 name = "log"
 stream = "press"
 file = { path = "/var/log/press.csv", format = "csv" }
@@ -325,7 +339,7 @@ file = { path = "/var/log/press.csv", format = "csv" }
     fn reads_the_documented_examples() {
         let file = SourcesFile::from_toml(PRESS, "press.toml").expect("valid");
         let kinds: Vec<_> = file.sources.iter().map(Source::kind).collect();
-        assert_eq!(kinds, ["modbus", "mqtt", "mqtt-listener", "file"]);
+        assert_eq!(kinds, ["modbus", "mqtt", "mqtt-listener", "opcua", "file"]);
         let modbus = file.sources[0].modbus.as_ref().expect("modbus");
         assert_eq!(modbus.values[0].kind(), ModbusType::F32);
         assert_eq!(modbus.values[1].kind(), ModbusType::Bool);
@@ -342,6 +356,10 @@ file = { path = "/var/log/press.csv", format = "csv" }
             .replace("unit = \"Cel\", deadband = 0.5", "deadband = -1.0")
             .replace("\"coil:3\"", "\"coil:3\", type = \"f32\"")
             .replace(", topics = [\"plant/+/temp\"]", "")
+            .replace(
+                "username = \"edge\", ",
+                "security = \"none\", every = \"1ms\", ",
+            )
             .replace("file = {", "mqtt = { listen = \"0.0.0.0:1\" }\nfile = {");
         let error = SourcesFile::from_toml(&text, "press.toml").expect_err("refused");
         insta::assert_snapshot!(error.to_string(), @r#"
@@ -349,7 +367,10 @@ file = { path = "/var/log/press.csv", format = "csv" }
           line 6: source press-4 has modbus.values.0.deadband = -1: use a number that is not negative
           line 7: source press-4 has modbus.values.1.type = f32: use bool, which is all that a bit can be
           line 11: source plant has mqtt.topics = []: use at least one topic filter, such as ["plant/+/temperature"]
-          line 19: source log has mqtt and file: keep one of mqtt, modbus and file
+          line 19: source plc has opcua.username = nothing: use the user that the password belongs to
+          line 19: source plc has opcua.security = none: use sign or sign-and-encrypt: without, the password could be read on the way
+          line 19: source plc has opcua.every = 1ms: use at least 10ms
+          line 24: source log has mqtt and file: keep one of mqtt, modbus, opcua and file
         "#);
     }
 

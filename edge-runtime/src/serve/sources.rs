@@ -28,10 +28,14 @@ pub(super) fn streams(named: &[StreamName], sources: &[Source]) -> Vec<StreamNam
 }
 
 /// What sources work with where no control plane is.
-pub(super) fn config(secrets: impl Iterator<Item = (String, String)>) -> SourcesConfig {
+pub(super) fn config(
+    secrets: impl Iterator<Item = (String, String)>,
+    data_dir: Option<&Path>,
+) -> SourcesConfig {
     let files = secrets.map(|(name, file)| (name, PathBuf::from(file)));
     SourcesConfig {
         node: "edge-runtime".to_owned(),
         secrets: SourceSecrets::Files(files.collect()),
+        keys: data_dir.unwrap_or(Path::new(".")).join("opcua"),
     }
 }

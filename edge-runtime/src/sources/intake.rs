@@ -81,12 +81,17 @@ impl Intake {
         Ok(())
     }
 
-    /// Makes those of `records` durable that can be, and counts the others as lost.
+    /// Makes those of `records` durable that can be, with `mark` in the commit of the last one,
+    /// and counts the others as lost.
     ///
     /// # Errors
     /// [`IntakeError::Stopped`] alone.
-    pub(super) async fn store_what_fits(&self, records: Vec<NewRecord>) -> Result<(), IntakeError> {
-        match self.store(records.clone()).await {
+    pub(super) async fn store_what_fits(
+        &self,
+        records: Vec<NewRecord>,
+        mark: Option<Mark>,
+    ) -> Result<(), IntakeError> {
+        match self.store_marked(records.clone(), mark.clone()).await {
             Err(IntakeError::Refused(_)) if records.len() > 1 => {}
             Err(IntakeError::Refused(error)) => {
                 self.report.lost(records.len() as u64, &error.to_string());
@@ -94,8 +99,10 @@ impl Intake {
             }
             other => return other,
         }
-        for record in records {
-            match self.store(vec![record]).await {
+        let last = records.len() - 1;
+        for (i, record) in records.into_iter().enumerate() {
+            let mark = mark.clone().filter(|_| i == last);
+            match self.store_marked(vec![record], mark).await {
                 Err(IntakeError::Refused(error)) => self.report.lost(1, &error.to_string()),
                 other => other?,
             }

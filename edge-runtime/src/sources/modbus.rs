@@ -209,7 +209,10 @@ async fn record(
         };
         reading.record()
     });
-    context.intake.store_what_fits(records.collect()).await?;
+    context
+        .intake
+        .store_what_fits(records.collect(), None)
+        .await?;
     for found in found {
         changes[found.at].recorded(found.value, found.quality);
     }

@@ -10,6 +10,9 @@ use crate::streams::NewRecord;
 #[serde(rename_all = "lowercase")]
 pub(super) enum Quality {
     Good,
+    /// The device itself is not sure.
+    #[cfg(feature = "opcua")]
+    Uncertain,
     Bad,
 }
 

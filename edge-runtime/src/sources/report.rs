@@ -132,6 +132,7 @@ fn address(source: &Source) -> String {
     listen
         .or_else(|| mqtt?.broker.clone())
         .or_else(|| Some(source.modbus.as_ref()?.address.clone()))
+        .or_else(|| Some(source.opcua.as_ref()?.endpoint.clone()))
         .or_else(|| Some(source.file.as_ref()?.path.clone()))
         .unwrap_or_default()
 }

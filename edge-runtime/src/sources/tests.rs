@@ -41,6 +41,7 @@ impl Plant {
         let config = SourcesConfig {
             node: "n1".to_owned(),
             secrets: SourceSecrets::Folder(folder.to_owned()),
+            keys: folder.join("opcua"),
         };
         let task = tokio::spawn(run(sources.clone(), config, streams.clone(), stop.clone()));
         Self {

@@ -1,13 +1,11 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::{FileFormat, FileSource, ModbusSource, ModbusType, MqttSource, Source};
+use super::opcua::bad_opcua;
+use super::{FileFormat, FileSource, MOST_VALUES, ModbusSource, ModbusType, MqttSource, Source};
 use crate::event;
 use crate::ids::Name;
 use crate::strict;
-
-/// Values of one source; more belong into a second source.
-const MOST_VALUES: usize = 10_000;
 
 /// What is wrong with `[[source]]` entries, in the order of their lines.
 #[derive(Debug, Clone, PartialEq)]
@@ -17,10 +15,10 @@ pub struct SourceProblems(Vec<(usize, SourceProblem)>);
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum SourceProblem {
     /// Nothing to read from.
-    #[error("source {0} reads from nothing: give it one of mqtt, modbus and file")]
+    #[error("source {0} reads from nothing: give it one of mqtt, modbus, opcua and file")]
     Nothing(Name),
     /// More than one protocol.
-    #[error("source {name} has {given}: keep one of mqtt, modbus and file")]
+    #[error("source {name} has {given}: keep one of mqtt, modbus, opcua and file")]
     Several {
         /// The source.
         name: Name,
@@ -50,7 +48,7 @@ pub enum SourceProblem {
 }
 
 /// Key, value, and what may stand there.
-type Bad = (String, String, &'static str);
+pub(super) type Bad = (String, String, &'static str);
 
 impl SourceProblems {
     /// What is wrong with `entries`, which were read from `text`; nothing if all is well.
@@ -127,6 +125,7 @@ fn given(source: &Source) -> impl Iterator<Item = &'static str> {
     [
         ("mqtt", source.mqtt.is_some()),
         ("modbus", source.modbus.is_some()),
+        ("opcua", source.opcua.is_some()),
         ("file", source.file.is_some()),
     ]
     .into_iter()
@@ -145,6 +144,7 @@ fn bad_values(source: &Source) -> Vec<Bad> {
     }
     source.mqtt.iter().for_each(|mqtt| bad_mqtt(mqtt, &mut bad));
     source.modbus.iter().for_each(|m| bad_modbus(m, &mut bad));
+    source.opcua.iter().for_each(|o| bad_opcua(o, &mut bad));
     source.file.iter().for_each(|file| bad_file(file, &mut bad));
     bad
 }

@@ -25,6 +25,7 @@ mod model_files;
 mod model_versions;
 mod mqtt_devices;
 mod offline;
+mod opcua_servers;
 mod operator_cases;
 mod pictures;
 mod power_cuts;

@@ -329,7 +329,7 @@ impl Session {
         if self.shared.takes(&topic) {
             let record = self.shared.record(&topic, &payload);
             // A stop ends it too; then nobody was promised anything.
-            let _ = self.shared.intake.store_what_fits(vec![record]).await;
+            let _ = self.shared.intake.store_what_fits(vec![record], None).await;
         }
     }
 

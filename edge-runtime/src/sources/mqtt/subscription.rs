@@ -150,7 +150,11 @@ async fn take(
             message::record(source, &topic, publish.retain, raw, &publish.payload)
         });
         // Told apart by now, so only a stop ends it early.
-        if let Err(IntakeError::Stopped) = context.intake.store_what_fits(records.collect()).await {
+        if let Err(IntakeError::Stopped) = context
+            .intake
+            .store_what_fits(records.collect(), None)
+            .await
+        {
             return Ok(());
         }
         for publish in batch.drain(..) {
