@@ -29,7 +29,7 @@ pub use poll::poll;
 const PACKET_BYTES: u32 = 256 << 10;
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 const CONNECT: Duration = Duration::from_secs(5);
-/// rumqttc's v5 loop has no time limit of its own on a peer that stops reading.
+/// The last word on a silent broker, should the client's own keep alive not notice.
 const SILENCE: Duration = Duration::from_secs(32);
 /// Shortest and longest wait before a new connection.
 const RECONNECT: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));

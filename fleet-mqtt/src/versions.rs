@@ -4,6 +4,7 @@ pub(crate) mod v3;
 pub(crate) mod v5;
 
 use bytes::Bytes;
+use tokio::sync::mpsc;
 
 use crate::error::Error;
 use crate::event::Event;
@@ -12,16 +13,16 @@ use crate::event::Event;
 #[derive(Clone)]
 pub enum Client {
     #[doc(hidden)]
-    V5(rumqttc::v5::AsyncClient),
+    V5(mpsc::Sender<rumqttc::v5::Request>),
     #[doc(hidden)]
     V3(rumqttc::AsyncClient),
 }
 
 /// Receives on one connection. Nothing moves, sending included, unless it is polled.
-pub enum Events {
-    #[doc(hidden)]
-    V5(Box<rumqttc::v5::EventLoop>),
-    #[doc(hidden)]
+pub struct Events(pub(crate) Loop);
+
+pub(crate) enum Loop {
+    V5(Box<v5::Link>),
     V3(Box<rumqttc::EventLoop>),
 }
 
@@ -71,24 +72,23 @@ impl Client {
     /// # Errors
     /// [`Error::Busy`] if the client has no room for it.
     pub fn disconnect(&self) -> Result<(), Error> {
-        let sent = match self {
-            Self::V5(client) => client.try_disconnect().is_ok(),
-            Self::V3(client) => client.try_disconnect().is_ok(),
-        };
-        if sent { Ok(()) } else { Err(Error::Busy) }
+        match self {
+            Self::V5(client) => v5::disconnect(client),
+            Self::V3(client) => client.try_disconnect().map_err(|_| Error::Busy),
+        }
     }
 }
 
 impl Events {
-    /// The next thing that happens. It has no time limit of its own: a peer that stops reading
-    /// is noticed by the caller's.
+    /// The next thing that happens. A peer that stops answering is noticed by the keep alive in
+    /// MQTT 5; callers have a limit of their own as well.
     ///
     /// # Errors
     /// [`Error`]; then the connection is over.
     pub async fn poll(&mut self) -> Result<Event, Error> {
-        match self {
-            Self::V5(events) => v5::poll(events).await,
-            Self::V3(events) => v3::poll(events).await,
+        match &mut self.0 {
+            Loop::V5(link) => v5::poll(link).await,
+            Loop::V3(events) => v3::poll(events).await,
         }
     }
 }

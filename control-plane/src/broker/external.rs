@@ -27,7 +27,7 @@ use crate::members::Members;
 
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 const CONNECT: Duration = Duration::from_secs(10);
-/// A peer that stops reading is noticed by nothing else.
+/// The last word on a silent broker, should the client's own keep alive not notice.
 const SILENCE: Duration = Duration::from_secs(75);
 /// Shortest and longest wait before a new connection.
 const RECONNECT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));

@@ -4,7 +4,7 @@ use fleet_api::topic;
 use rumqttc::v5::ConnectionError;
 use serde_json::json;
 
-use crate::support::{Mqtt, Plane};
+use crate::support::{Mqtt, PATIENCE, Plane};
 
 #[tokio::test]
 async fn a_node_is_held_to_its_own_topics() {
@@ -69,6 +69,31 @@ async fn a_foreign_client_id_or_will_gets_nowhere() {
     let mut again = a.connect("n1").await;
     again.publish("edge/v1/n1/health", "{}").await;
     assert!(plane.get("/api/v1/nodes/n2").await["presence"].is_null());
+}
+
+#[tokio::test]
+async fn a_node_is_told_that_another_has_its_identity() {
+    let plane = Plane::start().await;
+    let broker = plane.join("n1", json!({})).await.broker();
+    let session = fleet_mqtt::Session {
+        client_id: topic::data_client_id(&"n1".parse().unwrap()),
+        keep_alive: Duration::from_secs(15),
+        connect: PATIENCE,
+        incoming_bytes: 1 << 20,
+        in_flight: 20,
+        will: None,
+    };
+    let mut first = broker.connect(&session).await.unwrap();
+    let _second = broker.connect(&session).await.unwrap();
+    let ended = async {
+        loop {
+            if let Err(error) = first.events.poll().await {
+                return error;
+            }
+        }
+    };
+    let error = tokio::time::timeout(PATIENCE, ended).await.unwrap();
+    assert!(matches!(error, fleet_mqtt::Error::TakenOver), "{error:?}");
 }
 
 #[tokio::test]

@@ -193,6 +193,18 @@ impl Node {
         options
     }
 
+    /// The broker as a node's own client takes it.
+    pub(crate) fn broker(&self) -> fleet_mqtt::Broker {
+        let tls = tls(&self.ca, Some((&self.certificate, &self.key)));
+        fleet_mqtt::Broker {
+            host: "127.0.0.1".to_owned(),
+            port: self.mqtt_port,
+            tls: Some(Arc::new(tls)),
+            protocol: None,
+            credentials: None,
+        }
+    }
+
     pub(crate) async fn connect(&self, client_id: &str) -> Mqtt {
         Mqtt::connect(self.options(client_id)).await.unwrap()
     }

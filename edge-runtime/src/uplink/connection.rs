@@ -441,11 +441,13 @@ impl Connection<'_> {
         Ok(())
     }
 
-    /// Looks whether a frame was to blame for the end of the connection.
+    /// Looks whether a frame was to blame for the end of the connection. Only the broker's
+    /// hanging up without a word, or its word that it was a packet, is held against frames:
+    /// a takeover, a shutdown, a spent quota or what cannot be read says nothing about them.
     async fn after(&mut self, error: &UplinkError) -> Result<(), UplinkError> {
         let broke = matches!(
             error,
-            UplinkError::Mqtt(fleet_mqtt::Error::Broken(_) | fleet_mqtt::Error::Ended(_))
+            UplinkError::Mqtt(fleet_mqtt::Error::Broken(_) | fleet_mqtt::Error::Rejected(_))
         );
         if !broke {
             self.suspect.clear();

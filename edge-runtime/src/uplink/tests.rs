@@ -301,9 +301,51 @@ async fn a_full_broker_makes_its_stream_wait_too() {
 }
 
 #[tokio::test]
+async fn an_orderly_end_is_held_against_no_frame() {
+    // DISCONNECT: without a reason, server shutting down, session taken over, a spent quota.
+    for goodbye in [
+        &[0xE0, 0][..],
+        &[0xE0, 1, 0x8B],
+        &[0xE0, 2, 0x8E, 0],
+        &[0xE0, 1, 0x97],
+    ] {
+        let broker = Broker::start(Manners {
+            break_above: Some(0),
+            goodbye,
+            ..Manners::default()
+        })
+        .await;
+        let node = Node::start(broker.port, &[spec("a")]);
+        node.append("a", 10, 100).await;
+        // A takeover makes it pause at the fifth.
+        let enough = if goodbye.contains(&0x8E) { 6 } else { 20 };
+        node.until("it tries again and again", || {
+            broker.connections() >= enough
+        })
+        .await;
+        broker.set(Manners::default());
+        node.empty("a").await;
+        assert_eq!((broker.archived("a"), broker.gaps("a").len()), (10, 0));
+        assert!(!node.dir.path().join("aside").exists());
+        node.end().await;
+    }
+}
+
+#[tokio::test]
 async fn a_frame_that_breaks_every_connection_is_set_aside() {
+    one_that_breaks_is_set_aside(&[]).await;
+}
+
+#[tokio::test]
+async fn a_frame_of_which_the_broker_says_that_it_is_too_large_is_set_aside() {
+    // DISCONNECT, 149 packet too large.
+    one_that_breaks_is_set_aside(&[0xE0, 1, 0x95]).await;
+}
+
+async fn one_that_breaks_is_set_aside(goodbye: &'static [u8]) {
     let broker = Broker::start(Manners {
         break_above: Some(20_000),
+        goodbye,
         ..Manners::default()
     })
     .await;

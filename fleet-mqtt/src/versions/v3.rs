@@ -3,11 +3,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rumqttc::{
     AsyncClient, ConnectionError, EventLoop, LastWill, MqttOptions, NetworkOptions, Outgoing,
-    Packet, QoS, SubscribeFilter, SubscribeReasonCode, TlsConfiguration, Transport,
+    Packet, QoS, StateError, SubscribeFilter, SubscribeReasonCode, TlsConfiguration, Transport,
+    mqttbytes,
 };
 use tokio::time::timeout;
 
-use super::{Client, Events, Failed};
+use super::{Client, Events, Failed, Loop};
 use crate::connect::{Broker, Connected, Protocol, Session};
 use crate::error::Error;
 use crate::event::{Event, Refusal};
@@ -42,7 +43,7 @@ pub(crate) async fn connect(broker: &Broker, session: &Session) -> Result<Connec
         Ok(Ok(rumqttc::Event::Incoming(Packet::ConnAck(_)))) => {
             return Ok(Connected {
                 client: Client::V3(client),
-                events: Events::V3(Box::new(events)),
+                events: Events(Loop::V3(Box::new(events))),
                 protocol: Protocol::V3,
                 receive_max: None,
                 max_packet: None,
@@ -88,10 +89,18 @@ pub(super) fn subscribe(client: &AsyncClient, filters: Vec<String>) -> Result<()
 }
 
 pub(super) async fn poll(events: &mut EventLoop) -> Result<Event, Error> {
-    let event = events
-        .poll()
-        .await
-        .map_err(|error| Error::Broken(Box::new(error)))?;
+    let event = events.poll().await.map_err(|error| match error {
+        ConnectionError::FlushTimeout | ConnectionError::MqttState(StateError::AwaitPingResp) => {
+            Error::Silent
+        }
+        ConnectionError::Io(_)
+        | ConnectionError::MqttState(
+            StateError::Io(_)
+            | StateError::ConnectionAborted
+            | StateError::Deserialization(mqttbytes::Error::Io(_)),
+        ) => Error::Broken(Box::new(error)),
+        error => Error::Garbled(Box::new(error)),
+    })?;
     Ok(match event {
         rumqttc::Event::Outgoing(Outgoing::Publish(id)) if id > 0 => Event::Sent(id),
         rumqttc::Event::Outgoing(Outgoing::AwaitAck(_)) => Event::Collision,

@@ -1,55 +1,49 @@
-use std::sync::Arc;
+mod link;
+mod packets;
 
 use bytes::Bytes;
+use rumqttc::Outgoing;
+use rumqttc::v5::Request;
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{
-    ConnectReturnCode, DisconnectReasonCode, Filter, LastWill, Packet, PubAckReason,
+    ConnectReturnCode, DisconnectReasonCode, Filter, Packet, PubAckReason, Publish, Subscribe,
     SubscribeReasonCode,
 };
-use rumqttc::v5::{AsyncClient, ConnectionError, EventLoop, MqttOptions, StateError};
-use rumqttc::{Outgoing, TlsConfiguration, Transport};
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::{Client, Events, Failed};
+pub(crate) use self::link::Link;
+use self::link::{LinkError, Wire};
+use super::{Client, Events, Failed, Loop};
 use crate::connect::{Broker, Connected, Protocol, Session};
 use crate::error::Error;
 use crate::event::{Event, Refusal};
 
 pub(crate) async fn connect(broker: &Broker, session: &Session) -> Result<Connected, Failed> {
-    let mut options = MqttOptions::new(&session.client_id, &broker.host, broker.port);
-    options
-        .set_clean_start(true)
-        .set_keep_alive(session.keep_alive)
-        .set_connection_timeout(session.connect.as_secs().max(1))
-        .set_max_packet_size(Some(session.incoming_bytes))
-        .set_outgoing_inflight_upper_limit(session.in_flight);
-    if let Some(tls) = &broker.tls {
-        let tls = TlsConfiguration::Rustls(Arc::clone(tls));
-        options.set_transport(Transport::tls_with_config(tls));
-    }
-    if let Some(login) = &broker.credentials {
-        options.set_credentials(&login.username, &login.password);
-    }
-    if let Some(will) = &session.will {
-        let (topic, payload) = (will.topic.as_str(), will.payload.clone());
-        options.set_last_will(LastWill::new(topic, payload, QoS::AtLeastOnce, true, None));
-    }
-    let (client, mut events) = AsyncClient::new(options, usize::from(session.in_flight));
-    let limit = session.connect + session.keep_alive;
-    let connack = match timeout(limit, events.poll()).await {
-        Ok(Ok(rumqttc::v5::Event::Incoming(Packet::ConnAck(connack)))) => connack,
-        Ok(Ok(_)) | Err(_) => {
-            return Err(Failed {
-                error: Error::Silent,
-                perhaps_for_the_version: false,
-            });
-        }
-        Ok(Err(error)) => return Err(failed(broker, error)),
-    };
+    let (sender, requests) = mpsc::channel(usize::from(session.in_flight.max(1)));
+    let connected = timeout(session.connect, async {
+        let wire = Wire::open(broker, session).await;
+        let wire = wire.map_err(|source| Failed {
+            error: Error::Unreachable {
+                broker: broker.name(),
+                source: Box::new(source),
+            },
+            perhaps_for_the_version: false,
+        })?;
+        let link = Link::greet(wire, broker, session, requests).await;
+        link.map_err(|error| failed(broker, error))
+    });
+    let (link, connack) = connected.await.map_err(|elapsed| Failed {
+        error: Error::Unreachable {
+            broker: broker.name(),
+            source: Box::new(elapsed),
+        },
+        perhaps_for_the_version: false,
+    })??;
     let properties = connack.properties.as_ref();
     Ok(Connected {
-        client: Client::V5(client),
-        events: Events::V5(Box::new(events)),
+        client: Client::V5(sender),
+        events: Events(Loop::V5(Box::new(link))),
         protocol: Protocol::V5,
         receive_max: properties.and_then(|p| p.receive_max),
         max_packet: properties
@@ -58,22 +52,20 @@ pub(crate) async fn connect(broker: &Broker, session: &Session) -> Result<Connec
     })
 }
 
-fn failed(broker: &Broker, error: ConnectionError) -> Failed {
+fn failed(broker: &Broker, error: LinkError) -> Failed {
     let broker = broker.name();
     // A broker of 3.1.1 answers in a form that is none in 5, or just hangs up.
     let perhaps_for_the_version = match &error {
-        ConnectionError::ConnectionRefused(code) => matches!(
+        LinkError::Refused(code) => matches!(
             code,
             ConnectReturnCode::RefusedProtocolVersion
                 | ConnectReturnCode::UnsupportedProtocolVersion
         ),
-        ConnectionError::MqttState(
-            StateError::Deserialization(_) | StateError::ConnectionAborted | StateError::Io(_),
-        ) => true,
+        LinkError::Format(_) | LinkError::Closed | LinkError::Network(_) => true,
         _ => false,
     };
     let error = match error {
-        ConnectionError::ConnectionRefused(code) => Error::Refused {
+        LinkError::Refused(code) => Error::Refused {
             broker,
             reason: format!("{code:?}"),
         },
@@ -89,7 +81,7 @@ fn failed(broker: &Broker, error: ConnectionError) -> Failed {
 }
 
 pub(super) fn publish(
-    client: &AsyncClient,
+    client: &mpsc::Sender<Request>,
     topic: String,
     acknowledged: bool,
     retained: bool,
@@ -100,32 +92,61 @@ pub(super) fn publish(
     } else {
         QoS::AtMostOnce
     };
-    let sent = client.try_publish(topic, qos, retained, payload);
-    sent.map_err(|_| Error::Busy)
+    let mut publish = Publish::new(topic, qos, payload, None);
+    publish.retain = retained;
+    ask(client, Request::Publish(publish))
 }
 
-pub(super) fn subscribe(client: &AsyncClient, filters: Vec<String>) -> Result<(), Error> {
+pub(super) fn subscribe(client: &mpsc::Sender<Request>, filters: Vec<String>) -> Result<(), Error> {
     let filters = filters
         .into_iter()
         .map(|filter| Filter::new(filter, QoS::AtLeastOnce));
-    client.try_subscribe_many(filters).map_err(|_| Error::Busy)
+    let subscribe = Subscribe::new_many(filters, None);
+    ask(client, Request::Subscribe(subscribe))
 }
 
-pub(super) async fn poll(events: &mut EventLoop) -> Result<Event, Error> {
-    let event = events.poll().await.map_err(|error| match error {
-        ConnectionError::MqttState(StateError::ServerDisconnect {
-            reason_code: DisconnectReasonCode::SessionTakenOver,
-            ..
-        }) => Error::TakenOver,
-        ConnectionError::MqttState(StateError::ServerDisconnect {
-            reason_code,
-            reason_string,
-        }) => Error::Ended(reason_string.map_or_else(
-            || format!("{reason_code:?}"),
-            |said| format!("{reason_code:?} ({said})"),
-        )),
-        error => Error::Broken(Box::new(error)),
-    })?;
+pub(super) fn disconnect(client: &mpsc::Sender<Request>) -> Result<(), Error> {
+    ask(client, Request::Disconnect)
+}
+
+fn ask(client: &mpsc::Sender<Request>, request: Request) -> Result<(), Error> {
+    client.try_send(request).map_err(|_| Error::Busy)
+}
+
+/// Why the connection is over, in the words of both versions.
+fn ended(error: LinkError) -> Error {
+    let (reason, said) = match error {
+        LinkError::Disconnect(reason, said) => (reason, said),
+        LinkError::NoAnswer => return Error::Silent,
+        LinkError::TooLarge => return Error::Rejected(error.to_string()),
+        LinkError::Network(_) | LinkError::Closed => return Error::Broken(Box::new(error)),
+        LinkError::Format(_) | LinkError::State(_) | LinkError::Refused(_) => {
+            return Error::Garbled(Box::new(error));
+        }
+    };
+    let code = DisconnectReasonCode::try_from(reason);
+    let name = match &code {
+        Ok(code) => format!("{code:?}"),
+        Err(_) => format!("reason {reason:#04x}"),
+    };
+    let text = said.map_or_else(|| name.clone(), |said| format!("{name} ({said})"));
+    match code {
+        Ok(DisconnectReasonCode::SessionTakenOver) => Error::TakenOver,
+        // A limit on a packet's contents. Quotas and rates are not: they pass.
+        Ok(
+            DisconnectReasonCode::MalformedPacket
+            | DisconnectReasonCode::ProtocolError
+            | DisconnectReasonCode::ImplementationSpecificError
+            | DisconnectReasonCode::TopicNameInvalid
+            | DisconnectReasonCode::PacketTooLarge
+            | DisconnectReasonCode::PayloadFormatInvalid,
+        ) => Error::Rejected(text),
+        _ => Error::Ended(text),
+    }
+}
+
+pub(super) async fn poll(link: &mut Link) -> Result<Event, Error> {
+    let event = link.poll().await.map_err(ended)?;
     Ok(match event {
         rumqttc::v5::Event::Outgoing(Outgoing::Publish(id)) if id > 0 => Event::Sent(id),
         rumqttc::v5::Event::Outgoing(Outgoing::AwaitAck(_)) => Event::Collision,
@@ -150,3 +171,6 @@ pub(super) async fn poll(events: &mut EventLoop) -> Result<Event, Error> {
         _ => Event::Other,
     })
 }
+
+#[cfg(test)]
+mod tests;

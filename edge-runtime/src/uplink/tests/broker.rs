@@ -30,8 +30,10 @@ pub(super) struct Manners {
     pub max_packet: Option<u32>,
     /// Connections are closed at once.
     pub closed: bool,
-    /// Connections are closed at a publish that is larger, without a word.
+    /// Connections are closed at a publish that is larger, with `goodbye`.
     pub break_above: Option<usize>,
+    /// The bytes before that; none is a close without a word.
+    pub goodbye: &'static [u8],
     /// Connections are taken over by another client as soon as they subscribe.
     pub taken_over: bool,
     /// Bytes that the link carries in a second; what was sent waits on the way.
@@ -193,8 +195,8 @@ async fn serve(mut socket: TcpStream, state: Arc<Mutex<State>>) {
                 });
                 suback.write(&mut output, None).unwrap();
                 if manners.taken_over {
-                    // DISCONNECT, 142 session taken over, no properties; the client's own writer spoils it.
-                    output.extend_from_slice(&[0xE0, 2, 142, 0]);
+                    // DISCONNECT, 142 session taken over, in its short form.
+                    output.extend_from_slice(&[0xE0, 1, 142]);
                 }
                 let state = state.lock().unwrap();
                 for (stream, archive) in &state.streams {
@@ -215,6 +217,7 @@ async fn serve(mut socket: TcpStream, state: Arc<Mutex<State>>) {
                 };
                 let bytes = publish.payload.len();
                 if manners.break_above.is_some_and(|limit| bytes > limit) {
+                    let _ = socket.write_all(manners.goodbye).await;
                     return;
                 }
                 if let Some(rate) = manners.bytes_per_s {
