@@ -45,7 +45,13 @@ impl Report {
 /// If a part cannot be started, a record is not taken, or not all arrives within `drain`.
 pub async fn run(bytes: u64, drain: Duration) -> Result<Report> {
     let mut fleet = Fleet::start().await?;
-    fleet.add("n1", &[]).await?;
+    // A database takes a multiple of what it holds, and the default is a gigabyte.
+    let max = (5 * bytes).max(1 << 30);
+    fleet
+        .join("n1", &[])
+        .await?
+        .configure(&format!("[buffer]\nmax = \"{max}B\""));
+    fleet.edge("n1")?.start().await?;
     let quota = (3 * bytes).max(64 << 20);
     fleet
         .apply(&format!(
