@@ -275,8 +275,8 @@ impl Broker {
     }
 }
 
-/// Where the packages' own libraries are.
-fn libraries(root: &Path) -> String {
+/// Where the packages' own libraries are, for `LD_LIBRARY_PATH`.
+pub fn libraries(root: &Path) -> String {
     let arch = std::env::consts::ARCH;
     let of = |place: &str| {
         root.join(format!("{place}/{arch}-linux-gnu"))
