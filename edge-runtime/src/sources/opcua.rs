@@ -162,15 +162,19 @@ async fn follow(
         let message = match waiting.pop() {
             Some(message) => message,
             None => match subscription.next(session).await {
-                Err(error) if !heard => {
-                    // It was handed over, but nothing comes of it: not every server does this well.
-                    values.give_up_subscription();
+                Ok(message) => {
+                    heard = true;
+                    message
+                }
+                Err(error) => {
+                    if !heard {
+                        // It was handed over, but nothing comes of it: not every server does this well.
+                        values.give_up_subscription();
+                    }
                     return Err(error);
                 }
-                next => next?,
             },
         };
-        heard |= waiting.is_empty();
         let told = subscription::read(&message, opcua)?;
         let overrun = told.iter().filter(|found| found.overrun).count();
         if overrun > 0 {
