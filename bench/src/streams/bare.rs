@@ -6,8 +6,6 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
-/// Messages that are under way at most.
-const WINDOW: u64 = 256;
 const CONNACK: u8 = 0x20;
 const PUBACK: u8 = 0x40;
 const SUBACK: u8 = 0x90;
@@ -36,13 +34,19 @@ impl Bare {
         Ok(new)
     }
 
-    /// Publishes `count` messages of `bytes` each, until all are acknowledged.
-    pub(super) async fn publish(&mut self, topic: &str, bytes: usize, count: u64) -> Result<()> {
+    /// Publishes `count` messages of `bytes` each, `window` of them under way at most, until all are acknowledged.
+    pub(super) async fn publish(
+        &mut self,
+        topic: &str,
+        bytes: usize,
+        count: u64,
+        window: u64,
+    ) -> Result<()> {
         let payload = vec![b'7'; bytes];
         let (mut sent, mut taken) = (0, 0);
         let mut output = BytesMut::new();
         while taken < count {
-            while sent < count && sent < taken + WINDOW {
+            while sent < count && sent < taken + window {
                 let mut body = BytesMut::with_capacity(bytes + topic.len() + 8);
                 text(&mut body, topic);
                 body.put_u16((sent % 60_000) as u16 + 1);

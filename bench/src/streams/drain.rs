@@ -66,7 +66,7 @@ async fn messages(rounds: usize, report: &mut Report) -> Result<()> {
         quiet::machine().await;
         let mut client = Bare::connect(&address, "device").await?;
         let begun = Instant::now();
-        client.publish("records", 100, MESSAGES).await?;
+        client.publish("records", 100, MESSAGES, 256).await?;
         rates.push(MESSAGES as f64 / begun.elapsed().as_secs_f64());
     }
     let what =
@@ -84,10 +84,11 @@ fn middle(rates: &[f64]) -> f64 {
 /// Megabytes of frames per second that a socket publishes and gets acknowledged.
 async fn bare(address: &str, frame: usize) -> Result<f64> {
     let count = BACKLOG / frame as u64;
+    let window = UplinkConfig::WINDOW.div_ceil(frame) as u64;
     let mut client = Bare::connect(address, "bare").await?;
     let begun = Instant::now();
     client
-        .publish("edge/v1/bare/streams/records", frame, count)
+        .publish("edge/v1/bare/streams/records", frame, count, window)
         .await?;
     Ok(rate(count * frame as u64, begun))
 }

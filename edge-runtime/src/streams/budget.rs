@@ -8,14 +8,16 @@
 const USUAL_RATIO: u64 = 3;
 /// The limit never falls below this share of the disk's.
 const LEAST: u64 = 16;
+/// A database that grows by this share of the disk's limit beyond it holds too much.
+const GROWTH: u64 = 64;
 
 /// The limit on the bytes of all frames.
 #[derive(Debug, Clone)]
 pub(super) struct Budget {
     disk_limit: u64,
     limit: u64,
-    /// Size of the database when it was last looked at.
-    disk: u64,
+    /// Size of the database when the limit was last lowered for its growth.
+    grown_to: u64,
 }
 
 impl Budget {
@@ -24,7 +26,7 @@ impl Budget {
         Self {
             disk_limit,
             limit: disk_limit / USUAL_RATIO,
-            disk: 0,
+            grown_to: disk_limit,
         }
     }
 
@@ -33,22 +35,23 @@ impl Budget {
         self.limit
     }
 
-    /// Before a group: a database near its limit must not be given more.
+    /// Before a group: a database near its limit must not be given more, and one that grows
+    /// beyond it all the same holds too much. How fast a machine is makes no difference: the
+    /// limit falls with the growth, not with time.
     pub(super) fn look(&mut self, disk: u64, live: u64) {
-        if disk >= self.disk_limit - self.disk_limit / 32 {
+        if disk >= self.grown_to + self.disk_limit / GROWTH {
+            self.grown_to = disk;
+            self.lower(live - live / 16);
+        } else if disk >= self.disk_limit - self.disk_limit / 32 {
             self.lower(live);
         }
     }
 
-    /// About once a second: follows what the database takes for its frames.
+    /// About once a second: a database that takes less than it may can be given more.
     pub(super) fn adjust(&mut self, disk: u64, live: u64) {
-        if disk >= self.disk_limit && disk > self.disk && self.disk > 0 {
-            // It grew although it was given nothing more.
-            self.lower(live - live / 16);
-        } else if live >= self.limit - self.limit / 8 && disk < self.disk_limit / 4 * 3 {
+        if live >= self.limit - self.limit / 8 && disk < self.disk_limit / 4 * 3 {
             self.limit = (self.limit + self.disk_limit / 64).min(self.disk_limit);
         }
-        self.disk = disk;
     }
 
     fn lower(&mut self, to: u64) {
