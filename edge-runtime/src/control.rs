@@ -143,7 +143,7 @@ impl Control {
                                 return Err(ConnectionError::Refused(refused));
                             }
                         }
-                        Event::Message { topic, payload } => self.receive(&topic, &payload).await,
+                        Event::Message { topic, payload, .. } => self.receive(&topic, &payload).await,
                         _ => {}
                     }
                 }
@@ -195,6 +195,7 @@ impl Control {
                 topic: NodeTopic::Presence.name(self.node()),
                 payload: serde_json::to_vec(&death)?,
             }),
+            kept: None,
         })
     }
 

@@ -54,6 +54,18 @@ pub struct Session {
     pub in_flight: u16,
     /// What the broker publishes, retained, if the client falls silent.
     pub will: Option<Will>,
+    /// What the broker keeps of it while it is away; nothing if it is none.
+    pub kept: Option<Kept>,
+}
+
+/// A session that outlives its connections: the broker gathers messages for it meanwhile, and
+/// sends again what was not acknowledged with [`Client::acknowledge`].
+#[derive(Debug, Clone, Copy)]
+pub struct Kept {
+    /// How long the broker keeps it, in seconds. In 3.1.1 that is the broker's own affair.
+    pub seconds: u32,
+    /// Messages that may be there without an acknowledgement. In 3.1.1 that is, too.
+    pub window: u16,
 }
 
 /// What is published in the name of a client that has fallen silent.
@@ -79,8 +91,17 @@ pub struct Connected {
     pub max_packet: Option<usize>,
 }
 
+impl Session {
+    /// Requests that may wait: publishes, or an acknowledgement for each packet id.
+    pub(crate) fn requests(&self) -> usize {
+        let acknowledgements = self.kept.map_or(1, |_| usize::from(u16::MAX));
+        acknowledgements.max(self.in_flight.into())
+    }
+}
+
 impl Broker {
-    /// Connects: clean, so that nothing of an earlier connection is left at the broker.
+    /// Connects: clean, so that nothing of an earlier connection is left at the broker, unless
+    /// the session is to be kept.
     ///
     /// # Errors
     /// [`Error::Unreachable`], [`Error::Refused`] or [`Error::Silent`].

@@ -15,6 +15,10 @@ pub enum Event {
         topic: String,
         /// What was published.
         payload: Bytes,
+        /// Whether the broker had kept it from earlier.
+        retained: bool,
+        /// By what to acknowledge it in a session that is kept; none at QoS 0.
+        id: Option<u16>,
     },
     /// A packet id came round before its acknowledgement: the client is confused.
     Collision,

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! A connection is used once: its client keeps nothing for the next one, and its owner sends
-//! again what was not acknowledged. What the two versions call differently has one name here.
+//! again what was not acknowledged. What comes can be left with the broker until it is
+//! acknowledged by hand ([`Kept`]). What the two versions call differently has one name here.
 
 mod address;
 mod connect;
@@ -15,7 +16,7 @@ mod event;
 mod versions;
 
 pub use address::{Address, AddressError};
-pub use connect::{Broker, Connected, Credentials, Protocol, Session, Will};
+pub use connect::{Broker, Connected, Credentials, Kept, Protocol, Session, Will};
 pub use error::Error;
 pub use event::{Event, Refusal};
 pub use versions::{Client, Events};

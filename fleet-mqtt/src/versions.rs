@@ -67,6 +67,29 @@ impl Client {
         }
     }
 
+    /// Subscribes to all `filters` with QoS 1 in a session that is kept: a broker of MQTT 5 sends
+    /// what it has retained only the first time, and marks it.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] if the client has no room for it.
+    pub fn follow(&self, filters: Vec<String>) -> Result<(), Error> {
+        match self {
+            Self::V5(client) => v5::follow(client, filters),
+            Self::V3(client) => v3::subscribe(client, filters),
+        }
+    }
+
+    /// Tells the broker that the message of this `id` is safe, in a session that is kept.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] if the client has no room for it.
+    pub fn acknowledge(&self, id: u16) -> Result<(), Error> {
+        match self {
+            Self::V5(client) => v5::acknowledge(client, id),
+            Self::V3(client) => v3::acknowledge(client, id),
+        }
+    }
+
     /// Says goodbye, so that the will is not published.
     ///
     /// # Errors

@@ -115,6 +115,7 @@ impl External {
             incoming_bytes: self.incoming_bytes,
             in_flight: IN_FLIGHT,
             will: None,
+            kept: None,
         };
         let Connected {
             client,
@@ -147,7 +148,7 @@ impl External {
                     return Ok(());
                 }
                 event = received.recv() => match event.unwrap_or(Err(Error::Silent))? {
-                    Event::Message { topic, payload } => self.take(&topic, payload).await,
+                    Event::Message { topic, payload, .. } => self.take(&topic, payload).await,
                     Event::Subscribed(granted) => {
                         if let Some(refused) = granted.into_iter().find_map(Result::err) {
                             tracing::error!(reason = %refused, "the broker does not let the control plane hear its nodes: give it edge/v1/#");

@@ -82,6 +82,7 @@ async fn a_node_is_told_that_another_has_its_identity() {
         incoming_bytes: 1 << 20,
         in_flight: 20,
         will: None,
+        kept: None,
     };
     let mut first = broker.connect(&session).await.unwrap();
     let _second = broker.connect(&session).await.unwrap();

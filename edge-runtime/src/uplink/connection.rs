@@ -93,6 +93,7 @@ pub(super) async fn run(
         incoming_bytes: INCOMING_BYTES,
         in_flight: u16::try_from(4 * WINDOW_FRAMES).unwrap_or(u16::MAX),
         will: None,
+        kept: None,
     };
     let connected = tokio::select! {
         () = stop.cancelled() => return Ok(()),
@@ -364,7 +365,7 @@ impl Connection<'_> {
             }
             Event::Collision => return Err(UplinkError::OutOfOrder),
             Event::Acknowledged(id, result) => self.on_puback(id, result),
-            Event::Message { topic, payload } => self.on_watermark(&topic, &payload),
+            Event::Message { topic, payload, .. } => self.on_watermark(&topic, &payload),
             Event::Subscribed(granted) => {
                 if let Some(refused) = granted.into_iter().find_map(Result::err) {
                     return Err(UplinkError::Subscription(refused));

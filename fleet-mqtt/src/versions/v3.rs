@@ -3,8 +3,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rumqttc::{
     AsyncClient, ConnectionError, EventLoop, LastWill, MqttOptions, NetworkOptions, Outgoing,
-    Packet, QoS, StateError, SubscribeFilter, SubscribeReasonCode, TlsConfiguration, Transport,
-    mqttbytes,
+    Packet, Publish, QoS, StateError, SubscribeFilter, SubscribeReasonCode, TlsConfiguration,
+    Transport, mqttbytes,
 };
 use tokio::time::timeout;
 
@@ -19,7 +19,8 @@ const OUTGOING_BYTES: usize = 256 << 20;
 pub(crate) async fn connect(broker: &Broker, session: &Session) -> Result<Connected, Failed> {
     let mut options = MqttOptions::new(&session.client_id, &broker.host, broker.port);
     options
-        .set_clean_session(true)
+        .set_clean_session(session.kept.is_none())
+        .set_manual_acks(session.kept.is_some())
         .set_keep_alive(session.keep_alive)
         .set_max_packet_size(session.incoming_bytes as usize, OUTGOING_BYTES)
         .set_inflight(session.in_flight.max(1));
@@ -34,7 +35,7 @@ pub(crate) async fn connect(broker: &Broker, session: &Session) -> Result<Connec
         let (topic, payload) = (will.topic.as_str(), will.payload.clone());
         options.set_last_will(LastWill::new(topic, payload, QoS::AtLeastOnce, true));
     }
-    let (client, mut events) = AsyncClient::new(options, usize::from(session.in_flight));
+    let (client, mut events) = AsyncClient::new(options, session.requests());
     let mut network = NetworkOptions::new();
     network.set_connection_timeout(session.connect.as_secs().max(1));
     events.set_network_options(network);
@@ -88,6 +89,12 @@ pub(super) fn subscribe(client: &AsyncClient, filters: Vec<String>) -> Result<()
     client.try_subscribe_many(filters).map_err(|_| Error::Busy)
 }
 
+pub(super) fn acknowledge(client: &AsyncClient, id: u16) -> Result<(), Error> {
+    let mut publish = Publish::new("", QoS::AtLeastOnce, Bytes::new());
+    publish.pkid = id;
+    client.try_ack(&publish).map_err(|_| Error::Busy)
+}
+
 pub(super) async fn poll(events: &mut EventLoop) -> Result<Event, Error> {
     let event = events.poll().await.map_err(|error| match error {
         ConnectionError::FlushTimeout | ConnectionError::MqttState(StateError::AwaitPingResp) => {
@@ -115,6 +122,8 @@ pub(super) async fn poll(events: &mut EventLoop) -> Result<Event, Error> {
         rumqttc::Event::Incoming(Packet::Publish(publish)) => Event::Message {
             topic: publish.topic,
             payload: publish.payload,
+            retained: publish.retain,
+            id: (publish.qos == QoS::AtLeastOnce).then_some(publish.pkid),
         },
         _ => Event::Other,
     })

@@ -6,8 +6,8 @@ use rumqttc::Outgoing;
 use rumqttc::v5::Request;
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{
-    ConnectReturnCode, DisconnectReasonCode, Filter, Packet, PubAckReason, Publish, Subscribe,
-    SubscribeReasonCode,
+    ConnectReturnCode, DisconnectReasonCode, Filter, Packet, PubAck, PubAckReason, Publish,
+    RetainForwardRule, Subscribe, SubscribeReasonCode,
 };
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -20,7 +20,7 @@ use crate::error::Error;
 use crate::event::{Event, Refusal};
 
 pub(crate) async fn connect(broker: &Broker, session: &Session) -> Result<Connected, Failed> {
-    let (sender, requests) = mpsc::channel(usize::from(session.in_flight.max(1)));
+    let (sender, requests) = mpsc::channel(session.requests());
     let connected = timeout(session.connect, async {
         let wire = Wire::open(broker, session).await;
         let wire = wire.map_err(|source| Failed {
@@ -105,6 +105,21 @@ pub(super) fn subscribe(client: &mpsc::Sender<Request>, filters: Vec<String>) ->
     ask(client, Request::Subscribe(subscribe))
 }
 
+pub(super) fn follow(client: &mpsc::Sender<Request>, filters: Vec<String>) -> Result<(), Error> {
+    let filters = filters.into_iter().map(|filter| {
+        let mut filter = Filter::new(filter, QoS::AtLeastOnce);
+        filter.retain_forward_rule = RetainForwardRule::OnNewSubscribe;
+        filter.preserve_retain = true;
+        filter
+    });
+    let subscribe = Subscribe::new_many(filters, None);
+    ask(client, Request::Subscribe(subscribe))
+}
+
+pub(super) fn acknowledge(client: &mpsc::Sender<Request>, id: u16) -> Result<(), Error> {
+    ask(client, Request::PubAck(PubAck::new(id, None)))
+}
+
 pub(super) fn disconnect(client: &mpsc::Sender<Request>) -> Result<(), Error> {
     ask(client, Request::Disconnect)
 }
@@ -167,6 +182,8 @@ pub(super) async fn poll(link: &mut Link) -> Result<Event, Error> {
         rumqttc::v5::Event::Incoming(Packet::Publish(publish)) => Event::Message {
             topic: String::from_utf8_lossy(&publish.topic).into_owned(),
             payload: publish.payload,
+            retained: publish.retain,
+            id: (publish.qos == QoS::AtLeastOnce).then_some(publish.pkid),
         },
         _ => Event::Other,
     })

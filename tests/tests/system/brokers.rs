@@ -223,7 +223,7 @@ async fn a_refused_stream_waits_at_mosquitto_with_tls_and_rules() -> Result<()> 
 }
 
 /// A certificate for a server on loopback by the authority in `ca`.
-fn certificate(
+pub(crate) fn certificate(
     ca: &std::path::Path,
     folder: &std::path::Path,
 ) -> Result<(std::path::PathBuf, std::path::PathBuf)> {

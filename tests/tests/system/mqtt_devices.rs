@@ -2,10 +2,12 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use fleet_tests::brokers::{Broker, Kind, libraries, unpacked};
 use fleet_tests::{Process, Serve, http, until};
 use serde_json::Value;
+
+use crate::brokers::certificate;
 
 const LIMIT: Duration = Duration::from_secs(60);
 /// Messages of a run of mosquitto_pub; more than the node takes before it is killed.
@@ -47,6 +49,26 @@ async fn held(serve: &Serve) -> Result<Vec<u64>> {
             .with_context(|| value.to_string())
     };
     values.iter().map(n).collect()
+}
+
+/// What the node tells of its first source, once that is as `wanted`.
+async fn source_until(serve: &Serve, what: &str, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
+    until(what, LIMIT, async || {
+        let output = serve.process.output();
+        let admin = output.lines().rev().find_map(|l| l.strip_prefix("admin "));
+        let url = format!("{}/status", admin.ok_or("no address")?);
+        let get = async {
+            let answer = http::plain()?.get(url).send().await?;
+            anyhow::Ok(answer.json::<Value>().await?)
+        };
+        let mut status = get.await.map_err(|e| e.to_string())?;
+        let source = status["sources"][0].take();
+        match wanted(&source) {
+            true => Ok(source),
+            false => Err(source.to_string()),
+        }
+    })
+    .await
 }
 
 fn lines(dir: &Path, from: usize) -> Result<PathBuf> {
@@ -154,13 +176,28 @@ async fn a_device_s_acknowledged_messages_survive_kill_9_of_the_node() -> Result
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_plant_broker_has_taken_survives_kill_9_of_the_node() -> Result<()> {
+async fn what_mosquitto_has_taken_survives_kill_9_of_the_node() -> Result<()> {
+    let extra = "allow_anonymous true\nmax_queued_messages 0\n";
+    plant_broker(Kind::Mosquitto, extra, "5").await
+}
+
+/// RabbitMQ and NATS of these versions know MQTT 3.1.1 only.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_rabbitmq_has_taken_survives_kill_9_of_the_node() -> Result<()> {
+    plant_broker(Kind::RabbitMq, "", "311").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nats_has_taken_survives_kill_9_of_the_node() -> Result<()> {
+    plant_broker(Kind::Nats, "", "311").await
+}
+
+async fn plant_broker(kind: Kind, extra: &str, version: &str) -> Result<()> {
     let dir = tempfile::tempdir()?;
     if unpacked().is_none() {
         return Ok(());
     }
-    let extra = "allow_anonymous true\nmax_queued_messages 0\n";
-    let broker = Broker::start_with(Kind::Mosquitto, free_port()?, extra).await?;
+    let broker = Broker::start_with(kind, free_port()?, extra).await?;
     let port = broker.port();
     let file = dir.path().join("sources.toml");
     std::fs::write(
@@ -174,29 +211,11 @@ async fn what_a_plant_broker_has_taken_survives_kill_9_of_the_node() -> Result<(
     let args = ["--sources", file.as_str(), "--admin-listen", "127.0.0.1:0"];
     let mut serve = Serve::start(&args).await?;
     let connected = async |serve: &Serve| {
-        until("the subscription", LIMIT, async || {
-            let output = serve.process.output();
-            let admin = output.lines().rev().find_map(|l| l.strip_prefix("admin "));
-            let url = format!("{}/status", admin.ok_or("no address")?);
-            let get = async {
-                http::plain()?
-                    .get(url)
-                    .send()
-                    .await?
-                    .json::<Value>()
-                    .await
-                    .map_err(anyhow::Error::from)
-            };
-            let status = get.await.map_err(|e: anyhow::Error| e.to_string())?;
-            match status["sources"][0]["connected"] == true {
-                true => Ok(()),
-                false => Err(status["sources"].to_string()),
-            }
-        })
-        .await
+        let connected = |source: &Value| source["connected"] == true;
+        source_until(serve, "the subscription", connected).await
     };
     connected(&serve).await?;
-    let mut publisher = publisher(dir.path(), port, "5", 0)?;
+    let mut publisher = publisher(dir.path(), port, version, 0)?;
     for goal in [300, 1_500] {
         until("records", LIMIT, async || {
             let held = held(&serve).await.map_err(|e| format!("{e:#}"))?;
@@ -227,6 +246,92 @@ async fn what_a_plant_broker_has_taken_survives_kill_9_of_the_node() -> Result<(
             Ok(())
         } else {
             Err(format!("{} of {MESSAGES}", held.len()))
+        }
+    })
+    .await
+}
+
+/// Who is not who the source expects, or does not know the source, is named as the reason.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plant_broker_shows_a_certificate_and_asks_for_a_password() -> Result<()> {
+    let Some(root) = unpacked() else {
+        return Ok(());
+    };
+    let dir = tempfile::tempdir()?;
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let authority = |folder: &str| -> Result<PathBuf> {
+        let folder = dir.path().join(folder);
+        std::fs::create_dir(&folder)?;
+        let key = rcgen::KeyPair::generate()?;
+        let mut params = rcgen::CertificateParams::default();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        std::fs::write(folder.join("ca.pem"), params.self_signed(&key)?.pem())?;
+        std::fs::write(folder.join("ca.key"), key.serialize_pem())?;
+        Ok(folder)
+    };
+    let (plant, other) = (authority("plant")?, authority("other")?);
+    let (certificate, key) = certificate(&plant, dir.path())?;
+    let (users, password, ca) = (path("users"), path("password"), path("ca.pem"));
+    let made = std::process::Command::new(root.join("usr/bin/mosquitto_passwd"))
+        .env("LD_LIBRARY_PATH", libraries(&root))
+        .args(["-b", "-c", &users, "edge", "right"])
+        .status()?;
+    ensure!(made.success(), "{made}");
+    let extra = format!(
+        "allow_anonymous false\npassword_file {users}\ncertfile {}\nkeyfile {}\n",
+        certificate.display(),
+        key.display()
+    );
+    let broker = Broker::start_with(Kind::Mosquitto, free_port()?, &extra).await?;
+    let port = broker.port();
+    std::fs::copy(other.join("ca.pem"), &ca)?;
+    std::fs::write(&password, "wrong")?;
+    let file = path("sources.toml");
+    std::fs::write(
+        &file,
+        format!(
+            "[[source]]\nname = \"plant\"\nstream = \"press\"\n\
+             mqtt = {{ broker = \"mqtts://127.0.0.1:{port}\", topics = [\"plant/+\"], \
+             username = \"edge\", password = \"plant\", ca = {ca:?} }}\n"
+        ),
+    )?;
+    let secret = format!("plant={password}");
+    let admin = ["--admin-listen", "127.0.0.1:0"];
+    let args = ["--sources", &file, "--secret", &secret, admin[0], admin[1]];
+    let serve = Serve::start(&args).await?;
+    let because = |reason: &'static str| {
+        move |source: &Value| {
+            source["reason"]
+                .as_str()
+                .is_some_and(|r| r.contains(reason))
+        }
+    };
+    source_until(
+        &serve,
+        "a stranger's certificate",
+        because("invalid peer certificate"),
+    )
+    .await?;
+    std::fs::copy(plant.join("ca.pem"), &ca)?;
+    source_until(&serve, "a wrong password", because("NotAuthorized")).await?;
+    std::fs::write(&password, "right")?;
+    source_until(&serve, "the subscription", |s| s["connected"] == true).await?;
+
+    let ca = plant.join("ca.pem").display().to_string();
+    let (at, topic) = (["-h", "127.0.0.1", "-p"], ["-t", "plant/press"]);
+    let port = port.to_string();
+    let sent = std::process::Command::new(root.join("usr/bin/mosquitto_pub"))
+        .env("LD_LIBRARY_PATH", libraries(&root))
+        .args(at)
+        .args([&port, "--cafile", &ca, "-u", "edge", "-P", "right"])
+        .args(topic)
+        .args(["-q", "1", "-m", "{\"n\":7}"])
+        .status()?;
+    ensure!(sent.success(), "{sent}");
+    until("the message", LIMIT, async || {
+        match held(&serve).await.map_err(|e| format!("{e:#}"))?[..] {
+            [7] => Ok(()),
+            ref other => Err(format!("{other:?}")),
         }
     })
     .await

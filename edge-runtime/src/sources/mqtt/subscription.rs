@@ -2,12 +2,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fleet_api::source::MqttSource;
-use rumqttc::v5::mqttbytes::QoS;
-use rumqttc::v5::mqttbytes::v5::{
-    ConnectReturnCode, Filter, Packet, Publish, RetainForwardRule, SubscribeReasonCode,
+use fleet_mqtt::{
+    Address, AddressError, Broker, Client, Connected, Credentials, Event, Events, Kept, Refusal,
+    Session,
 };
-use rumqttc::v5::{AsyncClient, ClientError, ConnectionError, Event, EventLoop, MqttOptions};
-use rumqttc::{TlsConfiguration, Transport};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use tokio::sync::mpsc;
@@ -20,14 +18,11 @@ use super::super::secrets::SecretError;
 use super::{message, packet_bytes};
 use crate::sources::report::Report;
 
-/// Messages that the broker may have sent without an acknowledgement.
+/// Messages that the broker may have sent without an acknowledgement. One of 3.1.1 may send
+/// more; then nobody reads from it until what came is durable.
 const WINDOW: u16 = 256;
 /// Messages that one commit takes at most.
 const BATCH: usize = 256;
-/// Acknowledgements that may wait to be sent: as many as there are packet ids,
-/// so that the client always has room for one more. A broker may send more than
-/// the window; then nobody reads from it until what came is durable.
-const ACKNOWLEDGEMENTS: usize = 1 << 16;
 /// How long the broker keeps what it has for this source while the node is away.
 const SESSION_SECONDS: u32 = 7 * 24 * 3600;
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -44,92 +39,75 @@ pub(super) enum SubscriptionError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    #[error("the broker {0} is not reachable")]
-    Connect(String, #[source] Box<ConnectionError>),
-    #[error("the broker refuses the connection with {0:?}")]
-    Refused(ConnectReturnCode),
-    #[error("the broker refuses the subscription to {filter:?} with {reason:?}")]
-    Subscription {
-        filter: String,
-        reason: SubscribeReasonCode,
-    },
-    #[error("the connection to the broker broke")]
-    Broken(#[source] Box<ConnectionError>),
-    #[error("the broker was silent for too long")]
-    Silent,
-    #[error("the client does not take a request")]
-    Client(#[source] Box<ClientError>),
+    #[error(transparent)]
+    Address(#[from] AddressError),
+    #[error(transparent)]
+    Mqtt(#[from] fleet_mqtt::Error),
+    #[error("the broker refuses the subscription to {filter:?} with {reason}")]
+    Subscription { filter: String, reason: Refusal },
 }
 
-impl From<ClientError> for SubscriptionError {
-    fn from(error: ClientError) -> Self {
-        Self::Client(Box::new(error))
-    }
-}
+type Received = mpsc::Receiver<Result<Event, fleet_mqtt::Error>>;
 
-type Received = mpsc::Receiver<Result<Packet, SubscriptionError>>;
+/// A message that is not acknowledged yet.
+struct Message {
+    topic: String,
+    payload: bytes::Bytes,
+    retained: bool,
+    id: Option<u16>,
+}
 
 /// One connection to the broker, until it breaks or the source stops.
 ///
 /// The broker keeps the session, so that it sends again what was not
 /// acknowledged; nothing is acknowledged before it is durable here.
 pub(super) async fn run(context: &Context, mqtt: &MqttSource) -> Result<(), SubscriptionError> {
-    let (options, broker) = options(context, mqtt)?;
-    let (client, event_loop) = AsyncClient::new(options, ACKNOWLEDGEMENTS);
-    let (packets, mut received) = mpsc::channel(4 * usize::from(WINDOW));
+    let broker = broker(context, mqtt)?;
+    let session = session(context, mqtt);
+    let connected = tokio::select! {
+        () = context.intake.stop.cancelled() => return Ok(()),
+        connected = broker.connect(&session) => connected?,
+    };
+    let Connected { client, events, .. } = connected;
+    let (sender, mut received) = mpsc::channel(4 * usize::from(WINDOW));
     // A task of its own: a poll that is cancelled halfway may lose a packet.
     let mut poller = JoinSet::new();
-    poller.spawn(poll(event_loop, packets, context.intake.report.clone()));
-    loop {
-        let packet = tokio::select! {
-            () = context.intake.stop.cancelled() => return Ok(()),
-            packet = received.recv() => packet,
-        };
-        match packet.ok_or(SubscriptionError::Silent)? {
-            Ok(Packet::ConnAck(_)) => break,
-            Ok(_) => {}
-            Err(SubscriptionError::Broken(error)) => {
-                return Err(match *error {
-                    ConnectionError::ConnectionRefused(code) => SubscriptionError::Refused(code),
-                    error => SubscriptionError::Connect(broker, Box::new(error)),
-                });
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    let filters = mqtt.topics.iter().map(|topic| {
-        let mut filter = Filter::new(topic.clone(), QoS::AtLeastOnce);
-        // A reconnect shall not bring old values again.
-        filter.retain_forward_rule = RetainForwardRule::OnNewSubscribe;
-        filter.preserve_retain = true;
-        filter
-    });
-    client.subscribe_many(filters).await?;
+    poller.spawn(poll(events, sender, context.intake.report.clone()));
+    client.follow(mqtt.topics.clone())?;
     take(context, mqtt, &client, &mut received).await
 }
 
 async fn take(
     context: &Context,
     mqtt: &MqttSource,
-    client: &AsyncClient,
+    client: &Client,
     received: &mut Received,
 ) -> Result<(), SubscriptionError> {
-    let mut batch: Vec<Publish> = Vec::new();
+    let mut batch: Vec<Message> = Vec::new();
     loop {
         let first = tokio::select! {
             () = context.intake.stop.cancelled() => return Ok(()),
             first = received.recv() => first,
         };
-        let mut next = Some(first.ok_or(SubscriptionError::Silent)?);
-        while let Some(packet) = next {
-            match packet? {
-                Packet::Publish(publish) => batch.push(publish),
-                Packet::SubAck(suback) => {
-                    for (filter, reason) in mqtt.topics.iter().zip(suback.return_codes) {
-                        if !matches!(reason, SubscribeReasonCode::Success(_)) {
-                            let filter = filter.clone();
-                            return Err(SubscriptionError::Subscription { filter, reason });
-                        }
+        let mut next = Some(first.ok_or(fleet_mqtt::Error::Silent)?);
+        while let Some(event) = next {
+            match event? {
+                Event::Message {
+                    topic,
+                    payload,
+                    retained,
+                    id,
+                } => batch.push(Message {
+                    topic,
+                    payload,
+                    retained,
+                    id,
+                }),
+                Event::Subscribed(granted) => {
+                    for (filter, granted) in mqtt.topics.iter().zip(granted) {
+                        let filter = filter.clone();
+                        granted
+                            .map_err(|reason| SubscriptionError::Subscription { filter, reason })?;
                     }
                     context.intake.report.connected();
                 }
@@ -144,10 +122,9 @@ async fn take(
         if batch.is_empty() {
             continue;
         }
-        let records = batch.iter().map(|publish| {
-            let topic = String::from_utf8_lossy(&publish.topic);
-            let (source, raw) = (context.name(), mqtt.raw);
-            message::record(source, &topic, publish.retain, raw, &publish.payload)
+        let records = batch.iter().map(|message| {
+            let Message { topic, payload, .. } = message;
+            message::record(context.name(), topic, message.retained, mqtt.raw, payload)
         });
         // Told apart by now, so only a stop ends it early.
         if let Err(IntakeError::Stopped) = context
@@ -157,8 +134,8 @@ async fn take(
         {
             return Ok(());
         }
-        for publish in batch.drain(..) {
-            client.try_ack(&publish)?;
+        for id in batch.drain(..).filter_map(|message| message.id) {
+            client.acknowledge(id)?;
         }
     }
 }
@@ -167,35 +144,29 @@ async fn take(
 /// of messages with an acknowledgement under way; one without, that comes while
 /// the buffer takes nothing, is lost and counted.
 async fn poll(
-    mut event_loop: EventLoop,
-    packets: mpsc::Sender<Result<Packet, SubscriptionError>>,
+    mut events: Events,
+    sender: mpsc::Sender<Result<Event, fleet_mqtt::Error>>,
     report: Report,
 ) {
     loop {
-        let packet = match timeout(2 * KEEP_ALIVE + CONNECT, event_loop.poll()).await {
-            Ok(Ok(Event::Incoming(packet))) => Ok(packet),
-            Ok(Ok(Event::Outgoing(_))) => continue,
-            Ok(Err(error)) => Err(SubscriptionError::Broken(Box::new(error))),
-            Err(_) => Err(SubscriptionError::Silent),
+        let event = match timeout(2 * KEEP_ALIVE + CONNECT, events.poll()).await {
+            Ok(event) => event,
+            Err(_) => Err(fleet_mqtt::Error::Silent),
         };
-        let ended = packet.is_err();
-        let sent = match packet {
-            Ok(Packet::Publish(publish)) if publish.qos == QoS::AtMostOnce => {
-                match packets.try_send(Ok(Packet::Publish(publish))) {
-                    Err(mpsc::error::TrySendError::Full(_)) => {
-                        let why =
-                            "the buffer does not keep up, and nobody repeats messages of QoS 0";
-                        report.lost(1, why);
-                        true
-                    }
-                    sent => sent.is_ok(),
+        let ended = event.is_err();
+        let sent = match event {
+            Ok(Event::Message { id: None, .. }) => match sender.try_send(event) {
+                Err(mpsc::error::TrySendError::Full(_)) => {
+                    let why = "the buffer does not keep up, and nobody repeats messages of QoS 0";
+                    report.lost(1, why);
+                    true
                 }
-            }
-            Ok(packet @ (Packet::Publish(_) | Packet::ConnAck(_) | Packet::SubAck(_))) => {
-                packets.send(Ok(packet)).await.is_ok()
+                sent => sent.is_ok(),
+            },
+            Ok(Event::Message { .. } | Event::Subscribed(_)) | Err(_) => {
+                sender.send(event).await.is_ok()
             }
             Ok(_) => true,
-            Err(error) => packets.send(Err(error)).await.is_ok(),
         };
         if !sent || ended {
             return;
@@ -203,50 +174,45 @@ async fn poll(
     }
 }
 
-fn options(
-    context: &Context,
-    mqtt: &MqttSource,
-) -> Result<(MqttOptions, String), SubscriptionError> {
-    let url = mqtt.broker.as_deref().unwrap_or_default();
-    let (tls, rest) = match url.strip_prefix("mqtts://") {
-        Some(rest) => (true, rest),
-        None => (false, url.strip_prefix("mqtt://").unwrap_or(url)),
+fn broker(context: &Context, mqtt: &MqttSource) -> Result<Broker, SubscriptionError> {
+    let address: Address = mqtt.broker.as_deref().unwrap_or_default().parse()?;
+    let credentials = match &mqtt.username {
+        Some(username) => Some(Credentials {
+            username: username.clone(),
+            password: match &mqtt.password {
+                Some(name) => context.secrets.read(name)?,
+                None => String::new(),
+            },
+        }),
+        None => None,
     };
-    let default_port = if tls { 8883 } else { 1883 };
-    let (host, port) = match rest.rsplit_once(':') {
-        Some((host, port)) => match port.parse() {
-            Ok(port) => (host, port),
-            Err(_) => (rest, default_port),
+    Ok(Broker {
+        host: address.host,
+        port: address.port,
+        tls: match address.tls {
+            true => Some(Arc::new(tls_config(mqtt)?)),
+            false => None,
         },
-        None => (rest, default_port),
-    };
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    let client_id = mqtt
-        .client_id
-        .clone()
-        .unwrap_or_else(|| format!("{}.{}", context.node, context.name()));
-    let mut options = MqttOptions::new(client_id, host, port);
-    let packet = u32::try_from(packet_bytes(mqtt)).unwrap_or(u32::MAX);
-    options
-        .set_clean_start(false)
-        .set_session_expiry_interval(Some(SESSION_SECONDS))
-        .set_receive_maximum(Some(WINDOW))
-        .set_max_packet_size(Some(packet))
-        .set_manual_acks(true)
-        .set_keep_alive(KEEP_ALIVE)
-        .set_connection_timeout(CONNECT.as_secs());
-    if let Some(username) = &mqtt.username {
-        let password = match &mqtt.password {
-            Some(name) => context.secrets.read(name)?,
-            None => String::new(),
-        };
-        options.set_credentials(username, password);
+        protocol: None,
+        credentials,
+    })
+}
+
+fn session(context: &Context, mqtt: &MqttSource) -> Session {
+    let own = || format!("{}.{}", context.node, context.name());
+    Session {
+        client_id: mqtt.client_id.clone().unwrap_or_else(own),
+        keep_alive: KEEP_ALIVE,
+        connect: CONNECT,
+        incoming_bytes: u32::try_from(packet_bytes(mqtt)).unwrap_or(u32::MAX),
+        // It publishes nothing.
+        in_flight: 1,
+        will: None,
+        kept: Some(Kept {
+            seconds: SESSION_SECONDS,
+            window: WINDOW,
+        }),
     }
-    if tls {
-        let tls = TlsConfiguration::Rustls(Arc::new(tls_config(mqtt)?));
-        options.set_transport(Transport::tls_with_config(tls));
-    }
-    Ok((options, format!("{host}:{port}")))
 }
 
 fn tls_config(mqtt: &MqttSource) -> Result<rustls::ClientConfig, SubscriptionError> {

@@ -192,10 +192,12 @@ impl Link {
         let seconds = u16::try_from(session.keep_alive.as_secs()).unwrap_or(u16::MAX);
         let mut properties = ConnectProperties::new();
         properties.max_packet_size = Some(session.incoming_bytes);
+        properties.session_expiry_interval = session.kept.map(|kept| kept.seconds);
+        properties.receive_maximum = session.kept.map(|kept| kept.window);
         let connect = Connect {
             keep_alive: seconds,
             client_id: session.client_id.clone(),
-            clean_start: true,
+            clean_start: session.kept.is_none(),
             properties: Some(properties),
         };
         let will = session.will.as_ref().map(|will| {
@@ -225,7 +227,7 @@ impl Link {
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let receive_max = properties.and_then(|p| p.receive_max);
         let in_flight = receive_max.unwrap_or(u16::MAX).min(session.in_flight);
-        let mut state = MqttState::new(session.in_flight, false);
+        let mut state = MqttState::new(session.in_flight, session.kept.is_some());
         let greeting = Packet::ConnAck(connack.clone());
         state
             .handle_incoming_packet(greeting)

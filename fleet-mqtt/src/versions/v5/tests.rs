@@ -42,6 +42,7 @@ async fn broker(last: &'static [u8], rude: bool) -> (Connected, JoinHandle<Optio
         incoming_bytes: 1000,
         in_flight: 1000,
         will: None,
+        kept: None,
     };
     (broker.connect(&session).await.unwrap(), serve)
 }
