@@ -21,6 +21,7 @@
 mod body;
 mod budget;
 mod catalog;
+mod checked;
 mod error;
 mod figures;
 mod group;

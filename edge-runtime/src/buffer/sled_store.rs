@@ -140,23 +140,23 @@ impl SledStore {
             let bytes = Bytes::new();
             return Ok(StoredFrame { first, bytes });
         };
-        if chunk_0.len() < CHUNK_BYTES {
-            let bytes = Bytes::copy_from_slice(&chunk_0);
-            return Ok(StoredFrame { first, bytes });
-        }
-        let mut bytes = BytesMut::from(&chunk_0[..]);
-        for chunk in 1..=u16::MAX {
-            let Some(piece) = self
-                .db()
-                .get(frame_key(stream, first, chunk))
-                .map_err(text)?
-            else {
+        let mut chunks = vec![chunk_0];
+        while chunks
+            .last()
+            .is_some_and(|chunk| chunk.len() == CHUNK_BYTES)
+        {
+            let Ok(next) = u16::try_from(chunks.len()) else {
                 break;
             };
-            bytes.extend_from_slice(&piece);
-            if piece.len() < CHUNK_BYTES {
-                break;
+            let key = frame_key(stream, first, next);
+            match self.db().get(key).map_err(text)? {
+                Some(chunk) => chunks.push(chunk),
+                None => break,
             }
+        }
+        let mut bytes = BytesMut::with_capacity(chunks.iter().map(|chunk| chunk.len()).sum());
+        for chunk in &chunks {
+            bytes.extend_from_slice(chunk);
         }
         let bytes = bytes.freeze();
         Ok(StoredFrame { first, bytes })
@@ -202,6 +202,11 @@ impl FrameStore for SledStore {
 
     fn at_or_before(&self, stream: StreamId, seq: u64) -> Result<Option<StoredFrame>, BufferError> {
         self.guarded(|| {
+            // Who reads in order asks for a frame's first sequence, at the price of one lookup.
+            let chunk_0 = self.db().get(frame_key(stream, seq, 0)).map_err(text)?;
+            if chunk_0.is_some() {
+                return self.read_frame(stream, seq, chunk_0).map(Some);
+            }
             let bound = frame_key(stream, seq, u16::MAX);
             let Some((key, value)) = self.db().get_lt(bound).map_err(text)? else {
                 return Ok(None);

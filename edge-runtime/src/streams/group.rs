@@ -9,6 +9,7 @@ use fleet_api::deployment::OnFull;
 use fleet_api::desired::StreamSpec;
 use fleet_api::frame::{Body, Frame, FrameWriter, Gap, GapReason, HEADER_BYTES, Header, Record};
 
+use super::checked::Checked;
 use super::notes::Notes;
 use super::state::{Cursors, States, StreamState, cursor_note, stream_note};
 use super::{AppendError, Appended};
@@ -48,6 +49,8 @@ pub(super) struct Group<'a> {
     pub now_ms: u64,
     /// Bytes that the frames of all streams may have.
     pub limit: u64,
+    /// Frames that need not be read again to be released.
+    pub checked: Option<&'a Checked>,
     plan: Plan,
 }
 
@@ -61,6 +64,8 @@ struct Plan {
     /// Bytes that a command will add once all its streams have room.
     promised: u64,
     durable: bool,
+    /// Whether frames that are not released are changed.
+    rewrites: bool,
 }
 
 /// What a finished group asks of the store.
@@ -69,6 +74,8 @@ pub(super) struct Planned {
     pub touched: BTreeSet<String>,
     /// Whether somebody waits for it to be durable.
     pub durable: bool,
+    /// Whether frames that are not released are changed.
+    pub rewrites: bool,
 }
 
 /// Records that are packed into frames.
@@ -100,6 +107,7 @@ impl<'a> Group<'a> {
             cursors,
             now_ms,
             limit: u64::MAX,
+            checked: None,
             plan: Plan::default(),
         }
     }
@@ -247,6 +255,7 @@ impl<'a> Group<'a> {
         }
         self.plan.touched.insert(stream.to_owned());
         self.plan.durable = true;
+        self.plan.rewrites = true;
         Ok(())
     }
 
@@ -287,6 +296,7 @@ impl<'a> Group<'a> {
             changes: plan.changes,
             touched: plan.touched,
             durable: plan.durable,
+            rewrites: plan.rewrites,
         }
     }
 

@@ -5,6 +5,7 @@ use fleet_api::event::EventKind;
 use fleet_api::frame::{Body, Gap, GapReason};
 
 use super::catalog::Catalog;
+use super::checked::Checked;
 use super::group::{GAP_BYTES, encode_gap};
 use super::read::{Found, look};
 use super::state::{
@@ -109,7 +110,7 @@ pub(super) fn read(
     }
     for (name, state) in &mut states {
         state.released = state.released.clamp(state.low, state.next);
-        state.oldest = oldest(store.as_ref(), name, state)?;
+        state.oldest = oldest(store.as_ref(), None, name, state)?;
     }
 
     let published = Published {
@@ -218,6 +219,7 @@ fn skip_lost_tails(
 /// The oldest record that is not released, unless the place is damaged.
 pub(super) fn oldest(
     store: &dyn FrameStore,
+    checked: Option<&Checked>,
     name: &str,
     state: &StreamState,
 ) -> Result<Option<Head>, BufferError> {
@@ -232,6 +234,10 @@ pub(super) fn oldest(
     for _ in 0..2 {
         if at >= state.next {
             return Ok(None);
+        }
+        if let Some(size) = checked.and_then(|checked| checked.get(state.id, at)) {
+            let time_ms = Some(size.time_ms);
+            return Ok(Some(Head { at, time_ms }));
         }
         match look(store, name, state.id, at)? {
             Found::Frame(out) => match &out.frame.body {

@@ -5,7 +5,7 @@ use fleet_api::frame::{Body, Frame};
 use tokio::sync::oneshot;
 
 use super::rows::Row;
-use super::state::Shared;
+use super::state::{Shared, StreamState};
 use super::writer::Command;
 use super::{AppendError, Streams};
 use crate::buffer::{BufferError, FrameStore, StreamId};
@@ -150,6 +150,20 @@ fn scan(
         // Configured and never written to, or unknown.
         return shared.spec(stream).map(|_| (Vec::new(), None));
     };
+    let before = shared.checked.before();
+    let (frames, bad) = scan_of(shared, stream, &state, from, max_frames)?;
+    let checked = &shared.checked;
+    checked.add(&before, state.id, state.released, &frames);
+    Ok((frames, bad))
+}
+
+fn scan_of(
+    shared: &Shared,
+    stream: &str,
+    state: &StreamState,
+    from: u64,
+    max_frames: usize,
+) -> Result<(Vec<OutFrame>, Option<u64>), AppendError> {
     let mut frames = Vec::new();
     let mut bytes = 0;
     let mut at = from.max(state.low);

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::AppendError;
+use super::checked::Checked;
 use super::figures::Figures;
 use crate::buffer::{FrameStore, Opened, StreamId};
 use crate::events::Events;
@@ -133,6 +134,7 @@ pub(super) struct Shared {
     pub dir: PathBuf,
     pub epoch: u64,
     pub store: Arc<dyn FrameStore>,
+    pub checked: Checked,
     pub changed: watch::Sender<u64>,
     pub failed: OnceLock<String>,
     pub events: Events,
@@ -153,6 +155,7 @@ impl Shared {
             dir,
             epoch: opened.epoch,
             store: Arc::clone(&opened.store),
+            checked: Checked::default(),
             figures: Figures::new(&opened, disk_limit),
             changed: watch::Sender::new(0),
             failed: OnceLock::new(),

@@ -193,6 +193,7 @@ impl Writer {
             unix_ms(),
         );
         group.limit = self.budget.limit();
+        group.checked = Some(&self.shared.checked);
         let mut answers = Vec::new();
         let mut short = None;
         let mut bytes = 0;
@@ -379,6 +380,9 @@ impl Writer {
             self.fail(error.to_string());
             return Err(error);
         }
+        if planned.rewrites {
+            self.shared.checked.forget();
+        }
         if durability == Durability::Durable {
             self.shared.figures.committed(started.elapsed());
         }
@@ -390,7 +394,8 @@ impl Writer {
             let Some(state) = self.states.get_mut(name) else {
                 continue;
             };
-            match oldest(self.shared.store.as_ref(), name, state) {
+            let checked = Some(&self.shared.checked);
+            match oldest(self.shared.store.as_ref(), checked, name, state) {
                 Ok(oldest) => state.oldest = oldest,
                 Err(error) => tracing::error!(stream = %name, %error, "cannot read the buffer"),
             }

@@ -1,4 +1,4 @@
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
 use fleet_api::deployment::Ack;
@@ -21,7 +21,7 @@ use crate::streams::{AppendError, OutFrame, Outlook, Streams};
 /// Frames in flight at most.
 const WINDOW_FRAMES: usize = 256;
 /// Frames that are read from the buffer at once.
-const FETCH_FRAMES: usize = 64;
+const FETCH_FRAMES: usize = 16;
 /// The largest packet that the broker may send; watermarks are small.
 const INCOMING_BYTES: u32 = 256 * 1024;
 /// What a PUBLISH has beside topic and payload, generously.
@@ -71,6 +71,8 @@ struct Connection<'a> {
     subscribed: bool,
     /// Until when nothing is sent, so that the connection shows that it holds.
     quiet: Option<Instant>,
+    /// Up to where streams can be released on the broker's word.
+    taken: BTreeMap<String, u64>,
     /// Streams that want the broker's word, which this protocol does not give.
     without_word: BTreeSet<String>,
 }
@@ -131,6 +133,7 @@ pub(super) async fn run(
         largest_packet: max_packet.unwrap_or(2 * MAX_FRAME_BYTES),
         subscribed: false,
         quiet: None,
+        taken: BTreeMap::new(),
         without_word: BTreeSet::new(),
     };
     tracing::info!(broker = config.broker.name(), %protocol, "the data connection stands");
@@ -189,11 +192,9 @@ impl Connection<'_> {
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 event = received.recv() => {
-                    self.on_event(event)?;
-                    // Those that came meanwhile need no look at the buffer each.
-                    while let Ok(event) = received.try_recv() {
-                        self.on_event(Some(event))?;
-                    }
+                    let all_well = self.on_events(event, received);
+                    self.release();
+                    all_well?;
                 }
                 Ok(()) = changed.changed() => {}
                 () = later => {}
@@ -356,6 +357,19 @@ impl Connection<'_> {
         Ok(())
     }
 
+    /// Takes in an event and those that came meanwhile, which need no look at the buffer each.
+    fn on_events(
+        &mut self,
+        event: Option<Result<Event, UplinkError>>,
+        received: &mut Received,
+    ) -> Result<(), UplinkError> {
+        self.on_event(event)?;
+        while let Ok(event) = received.try_recv() {
+            self.on_event(Some(event))?;
+        }
+        Ok(())
+    }
+
     fn on_event(&mut self, event: Option<Result<Event, UplinkError>>) -> Result<(), UplinkError> {
         match event.unwrap_or_else(|| Err(fleet_mqtt::Error::Silent.into()))? {
             Event::Sent(id) => {
@@ -391,8 +405,7 @@ impl Connection<'_> {
             Ok(()) => {
                 self.handle.count(1, 0);
                 if let Some(upto) = self.lanes.taken(&frame.stream, frame.last, now) {
-                    let epoch = self.streams.epoch();
-                    self.streams.release_later(&frame.stream, epoch, upto);
+                    self.taken.insert(frame.stream, upto);
                 }
             }
             Err(reason) => {
@@ -406,6 +419,14 @@ impl Connection<'_> {
                 events.note(EventKind::Refusal, Some(&frame.stream), text);
                 self.lanes.refused(&frame.stream, now);
             }
+        }
+    }
+
+    /// Releases what the broker has taken: once for all that came together.
+    fn release(&mut self) {
+        let epoch = self.streams.epoch();
+        for (stream, upto) in std::mem::take(&mut self.taken) {
+            self.streams.release_later(&stream, epoch, upto);
         }
     }
 

@@ -43,22 +43,29 @@ impl Group<'_> {
             if state.released > limit || state.released >= stored_next {
                 return Ok(false);
             }
-            let place = place::at(self.store, stream, state.id, state.released, stored_next)?;
-            if place.last > limit {
+            let known = self.checked.and_then(|c| c.get(state.id, state.released));
+            let (last, records, frame_bytes) = match known {
+                Some(size) => (size.last, size.records, size.frame_bytes),
+                None => {
+                    let at = state.released;
+                    let place = place::at(self.store, stream, state.id, at, stored_next)?;
+                    (place.last, place.records, place.frame_bytes)
+                }
+            };
+            if last > limit {
                 return Ok(false);
             }
-            let frame_bytes = place.frame_bytes as u64;
-            state.bytes = state.bytes.saturating_sub(frame_bytes);
-            state.records = state.records.saturating_sub(place.records);
+            state.bytes = state.bytes.saturating_sub(frame_bytes as u64);
+            state.records = state.records.saturating_sub(records);
             if keeps || state.low < state.released {
-                state.retained_bytes += frame_bytes;
-                state.retained += place.records;
+                state.retained_bytes += frame_bytes as u64;
+                state.retained += records;
             } else {
-                let removed = (state.id, place.first, place.frame_bytes);
+                let removed = (state.id, state.released, frame_bytes);
                 self.plan.changes.remove.push(removed);
-                state.low = place.last + 1;
+                state.low = last + 1;
             }
-            state.released = place.last + 1;
+            state.released = last + 1;
             if state.released == stored_next && !self.plan.packers.contains_key(stream) {
                 state.bytes = 0;
                 state.records = 0;
@@ -250,6 +257,7 @@ impl Group<'_> {
                 .map_or(last + 1, |pending| pending.first);
             state.released = state.low;
             self.plan.durable = true;
+            self.plan.rewrites = true;
             return Ok(true);
         }
     }
