@@ -145,11 +145,11 @@ async fn follow(
 ) -> Result<(), OpcuaError> {
     let (mut subscription, unheard) =
         Subscription::resume_or_create(context, opcua, values.position().await?, session).await?;
-    if subscription.is_new() && values.told_before() {
-        let reason = "the server did not keep the subscription; changes until here are not known";
-        if values.tell_bad(context, reason).await.is_err() {
-            return Ok(());
-        }
+    if let Some(reason) = subscription.why_new()
+        && values.told_before()
+        && values.tell_bad(context, reason).await.is_err()
+    {
+        return Ok(());
     }
     context.intake.report.connected();
     let refused = subscription.refused();
@@ -157,7 +157,7 @@ async fn follow(
         return Ok(());
     }
     let mut waiting: Vec<_> = unheard;
-    let mut heard = subscription.is_new();
+    let mut heard = subscription.why_new().is_some();
     loop {
         let message = match waiting.pop() {
             Some(message) => message,

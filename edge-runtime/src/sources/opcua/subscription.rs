@@ -26,12 +26,17 @@ const QUEUE: u32 = 1_000;
 /// Items of one request: servers bound it.
 const ITEMS: usize = 500;
 
+const NODES_CHANGED: &str =
+    "the source's nodes or settings have changed; changes until here are not known";
+const SERVER_RESTARTED: &str = "the server was restarted; changes until here are not known";
+const NOT_KEPT: &str = "the server did not keep the subscription; changes until here are not known";
+
 /// A subscription at the server.
 pub(super) struct Subscription {
     position: Position,
     nodes: Vec<NodeId>,
     refused: Vec<Found>,
-    is_new: bool,
+    why_new: Option<&'static str>,
     acknowledge: Option<u32>,
     timeout: Duration,
 }
@@ -48,6 +53,11 @@ impl Subscription {
         let nodes = nodes(opcua, session).await?;
         let server = server_start(session).await?;
         let wanted = digest(opcua, &nodes);
+        let why_new = match &position {
+            Some(position) if position.wanted != wanted => NODES_CHANGED,
+            Some(position) if position.server.is_some_and(|of| of != server) => SERVER_RESTARTED,
+            _ => NOT_KEPT,
+        };
         if let Some(position) = position
             && position.server == Some(server)
             && position.wanted == wanted
@@ -56,7 +66,7 @@ impl Subscription {
                 position,
                 nodes: nodes.clone(),
                 refused: Vec::new(),
-                is_new: false,
+                why_new: None,
                 acknowledge: None,
                 timeout: opcua.timeout.duration(),
             };
@@ -64,7 +74,8 @@ impl Subscription {
                 return Ok(resumed);
             }
         }
-        let created = Self::create(opcua, nodes, server, wanted, session).await?;
+        let mut created = Self::create(opcua, nodes, server, wanted, session).await?;
+        created.why_new = Some(why_new);
         for found in &created.refused {
             let node = &opcua.nodes[found.at].node;
             let reason = found.reason.as_deref().unwrap_or_default();
@@ -144,7 +155,7 @@ impl Subscription {
             },
             nodes,
             refused: Vec::new(),
-            is_new: true,
+            why_new: None,
             acknowledge: None,
             timeout: opcua.timeout.duration(),
         };
@@ -186,9 +197,9 @@ impl Subscription {
         Ok(())
     }
 
-    /// Whether the server starts anew, with the values of this moment.
-    pub(super) fn is_new(&self) -> bool {
-        self.is_new
+    /// Why the server starts anew, with the values of this moment; none if it goes on.
+    pub(super) fn why_new(&self) -> Option<&'static str> {
+        self.why_new
     }
 
     /// Values that the server does not monitor.
