@@ -3,7 +3,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use fleet_api::replay::{ReplayResult, ReplayState, ReplayStatus};
 use fleet_tests::{Fleet, until};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::fixtures;
 
@@ -70,7 +70,11 @@ async fn scored() -> Result<(Fleet, Vec<f64>)> {
 }
 
 async fn replay(fleet: &Fleet, args: &[&str]) -> Result<ReplayResult> {
-    let all = [&["replay", "n1", "--stream", "vibration"], args].concat();
+    replay_of("vibration", fleet, args).await
+}
+
+async fn replay_of(stream: &str, fleet: &Fleet, args: &[&str]) -> Result<ReplayResult> {
+    let all = [&["replay", "n1", "--stream", stream], args].concat();
     let status: ReplayStatus = fleet.edgectl.json(&all).await?;
     ensure!(status.report.state == ReplayState::Done, "{status:?}");
     status.report.result.context("a result")
@@ -84,10 +88,14 @@ async fn refused(fleet: &Fleet, args: &[&str]) -> Result<String> {
 
 /// Equal, differing, missing and extra outputs to the stream of alerts.
 fn difference(result: &ReplayResult) -> [u64; 4] {
+    difference_in("alerts", result)
+}
+
+fn difference_in(stream: &str, result: &ReplayResult) -> [u64; 4] {
     let streams = &result.streams;
     assert_eq!(streams.len(), 1, "{streams:?}");
     let s = &streams[0];
-    assert_eq!(s.stream, "alerts");
+    assert_eq!(s.stream, stream);
     [s.equal, s.differing, s.missing, s.extra]
 }
 
@@ -194,6 +202,91 @@ async fn a_version_is_tried_on_recorded_data_apart_from_production() -> Result<(
         "{table}"
     );
     fleet.finish().await
+}
+
+/// Sums of ten records; an open sum is kept on the node.
+const SUMS: &str = r#"
+[deployment]
+name = "sums"
+select = "*"
+[[handler]]
+name = "window"
+version = "1.0.0"
+allow = { streams = ["windows"], keyvalue = "64KiB" }
+config = { count = "10", to = "windows" }
+[[stream]]
+name = "raw"
+processor = "window:1.0.0"
+[[stream]]
+name = "windows"
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_begins_with_nothing_or_with_a_copy_of_what_is_kept() -> Result<()> {
+    let mut fleet = fixtures::one_node().await?;
+    fleet.push_handler("window:1.0.0", "window").await?;
+    let variant = fleet.file("variant.wasm", fixtures::variant("window", "two")?)?;
+    let push = ["push", "handler", "window:2.0.0", &variant];
+    fleet.edgectl.ok(push).await?;
+    fleet.apply(SUMS).await?;
+    fleet.committed().await?;
+    send(&mut fleet, 0..15).await?;
+    assert_eq!(sums(&mut fleet, 1).await?[0]["mean"], 4.5);
+
+    let v2 = ["--handler", "window:2.0.0"];
+    let empty = replay_of("raw", &fleet, &v2).await?;
+    assert_eq!(difference_in("windows", &empty), [1, 0, 0, 0], "{empty:?}");
+    // Five of the fifteen are in the sum that is open.
+    let copy = ["--copy-state", v2[0], v2[1]];
+    for _ in 0..2 {
+        let kept = replay_of("raw", &fleet, &copy).await?;
+        assert_eq!(difference_in("windows", &kept), [2, 0, 0, 0], "{kept:?}");
+    }
+    let against = ["--config", "count=5", "--against", "window:2.0.0"];
+    let other = replay_of("raw", &fleet, &against).await?;
+    let baseline = other.baseline.as_ref().context("a baseline")?;
+    assert_eq!(baseline.version, "window:2.0.0");
+    assert_eq!((other.candidate.outputs, baseline.outputs), (3, 1));
+    assert_eq!(difference_in("windows", &other), [0, 1, 0, 2], "{other:?}");
+
+    // What production keeps is as it was.
+    send(&mut fleet, 15..20).await?;
+    let second = &sums(&mut fleet, 2).await?[1];
+    assert_eq!(
+        (&second["mean"], &second["number"]),
+        (&14.5.into(), &2.into())
+    );
+    fleet.finish().await
+}
+
+async fn send(fleet: &mut Fleet, values: std::ops::Range<u64>) -> Result<()> {
+    let lines = values.map(|value| json!({ "machine": "m", "value": value }).to_string());
+    let body = lines.collect::<Vec<_>>().join("\n").into_bytes();
+    let edge = fleet.edge("n1")?;
+    let (status, answer) = edge
+        .post("/streams/raw", "application/x-ndjson", body)
+        .await?;
+    ensure!(status == 200, "{status}: {answer}");
+    Ok(())
+}
+
+/// The sums that production has put out, once there are so many.
+async fn sums(fleet: &mut Fleet, count: usize) -> Result<Vec<Value>> {
+    let edge = fleet.edge("n1")?;
+    until("sums", LIMIT, async || {
+        let rows = edge.get("/streams/windows").await;
+        let (_, rows) = rows.map_err(|e| e.to_string())?;
+        let sums: Vec<_> = rows
+            .lines()
+            .filter_map(|row| Some(serde_json::from_str::<Value>(row).ok()?["value"].clone()))
+            .collect();
+        if sums.len() == count {
+            Ok(sums)
+        } else {
+            Err(rows)
+        }
+    })
+    .await
 }
 
 async fn refusals(fleet: &Fleet) -> Result<()> {
